@@ -1,0 +1,1 @@
+//! The bbolt file format: a single-file B+tree with atomic commits.

@@ -1,0 +1,33 @@
+//! Compiles the .proto files of this crate with protox, so that nobody needs protoc.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+const FILES: &[&str] = &[
+    "authpb.proto",
+    "etcdserverpb/raft_internal.proto",
+    "etcdserverpb/rpc.proto",
+    "leasepb.proto",
+    "membershippb.proto",
+    "mvccpb.proto",
+    "raftpb.proto",
+    "snappb.proto",
+    "v3electionpb.proto",
+    "v3lockpb.proto",
+    "walpb.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    let mut config = prost_build::Config::new();
+    // `Bytes` lets keys, values and log entries share the buffer they arrived in.
+    config.bytes(["."]);
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    if std::env::var_os("CARGO_FEATURE_GRPC").is_some() {
+        tonic_prost_build::configure().out_dir(out).compile_fds_with_config(descriptors, config)?;
+    } else {
+        config.out_dir(out).compile_fds(descriptors)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! The Raft algorithm alone: messages in, messages and entries out.

@@ -1,0 +1,1 @@
+//! One member without a machine around it.

@@ -1,0 +1,1 @@
+//! The shell around a replica: flags, sockets, gRPC, peer transport, metrics.

@@ -1,0 +1,1 @@
+//! What log entries do: MVCC, leases, alarms, membership.

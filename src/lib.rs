@@ -1,0 +1,1 @@
+//! Runs etcd on Kubernetes: an operator, and the server that it runs.

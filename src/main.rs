@@ -1,0 +1,3 @@
+//! Parses arguments, chooses the platform, starts.
+
+fn main() {}
