@@ -25,7 +25,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.bytes(["."]);
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     if std::env::var_os("CARGO_FEATURE_GRPC").is_some() {
-        tonic_prost_build::configure().out_dir(out).compile_fds_with_config(descriptors, config)?;
+        tonic_prost_build::configure()
+            .out_dir(out)
+            .compile_fds_with_config(descriptors, config)?;
     } else {
         config.out_dir(out).compile_fds(descriptors)?;
     }

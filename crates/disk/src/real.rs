@@ -31,7 +31,9 @@ impl Disk for RealDisk {
             Open::WriteOrCreate => options.write(true).create(true),
             Open::CreateNew => options.write(true).create_new(true),
         };
-        Ok(RealFile { file: options.open(path)? })
+        Ok(RealFile {
+            file: options.open(path)?,
+        })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -141,10 +143,12 @@ impl File for RealFile {
                     l_len: 0,
                     l_pid: 0,
                 };
-                fcntl(&self.file, FcntlArg::F_OFD_SETLK(&lock)).map(|_| ()).map_err(|error| match error {
-                    nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES => io::ErrorKind::WouldBlock.into(),
-                    other => other.into(),
-                })
+                fcntl(&self.file, FcntlArg::F_OFD_SETLK(&lock))
+                    .map(|_| ())
+                    .map_err(|error| match error {
+                        nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES => io::ErrorKind::WouldBlock.into(),
+                        other => other.into(),
+                    })
             }
         }
     }
@@ -162,7 +166,11 @@ mod tests {
             let first = RealDisk.open(&path, Open::CreateNew).unwrap();
             first.try_lock(kind).unwrap();
             let second = RealDisk.open(&path, Open::Write).unwrap();
-            assert_eq!(second.try_lock(kind).unwrap_err().kind(), io::ErrorKind::WouldBlock, "{kind:?}");
+            assert_eq!(
+                second.try_lock(kind).unwrap_err().kind(),
+                io::ErrorKind::WouldBlock,
+                "{kind:?}"
+            );
             drop(first);
             second.try_lock(kind).unwrap();
         }

@@ -9,7 +9,9 @@ use std::path::Path;
 
 /// Starts a code generation with the generator's defaults.
 pub fn configure() -> Builder {
-    Builder { upstream: upstream::configure() }
+    Builder {
+        upstream: upstream::configure(),
+    }
 }
 
 /// Options of a code generation.
@@ -22,7 +24,9 @@ impl Builder {
     /// Whether server stubs are generated.
     #[must_use]
     pub fn build_server(self, enable: bool) -> Builder {
-        Builder { upstream: self.upstream.build_server(enable) }
+        Builder {
+            upstream: self.upstream.build_server(enable),
+        }
     }
 
     /// Compiles `.proto` files, found below `includes`, and generates messages and stubs into `OUT_DIR`.
