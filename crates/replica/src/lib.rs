@@ -1,1 +1,5 @@
 //! One member without a machine around it.
+
+mod ids;
+
+pub use ids::RequestIds;

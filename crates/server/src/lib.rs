@@ -1,1 +1,3 @@
 //! The shell around a replica: flags, sockets, gRPC, peer transport, metrics.
+
+pub mod handle;
