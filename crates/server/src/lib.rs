@@ -1,3 +1,4 @@
 //! The shell around a replica: flags, sockets, gRPC, peer transport, metrics.
 
+pub mod config;
 pub mod handle;
