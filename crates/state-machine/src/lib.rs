@@ -6,6 +6,7 @@ pub mod lease;
 pub mod membership;
 pub mod quota;
 pub mod schema;
+pub mod v2;
 pub mod version;
 
 pub use error::{Code, Error};
