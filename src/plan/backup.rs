@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(child_name("nightly", at(0)), "nightly-197001010000");
         assert_eq!(child_name("p", at(951_782_399)), "p-200002282359");
         assert_eq!(child_name("p", at(951_782_400)), "p-200002290000");
-        assert_eq!(child_name("p", at(1_790_000_000)), "p-202609211333");
+        assert_eq!(child_name("p", at(1_790_000_000)), "p-202609211413");
     }
 
     #[test]
