@@ -3,3 +3,4 @@
 mod ids;
 
 pub use ids::RequestIds;
+pub use state_machine;

@@ -17,15 +17,16 @@ use prost::Message as _;
 use proto::etcdserverpb::{self as pb, InternalRaftRequest, Member};
 use proto::raftpb::{ConfChange, Message};
 use replica::RequestIds;
+use replica::state_machine::Code;
 use tokio::sync::{oneshot, watch};
 use tokio_stream::{Stream, StreamExt};
 
 /// Why a request did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The state machine or a check before the proposal refused the request; the text is etcd's.
-    #[error("{0}")]
-    Refused(String),
+    /// The state machine or a check before the proposal refused the request; see [`Error::code`].
+    #[error(transparent)]
+    Refused(#[from] replica::state_machine::Error),
     /// The run loop ended.
     #[error("etcdserver: server stopped")]
     Stopped,
@@ -77,6 +78,30 @@ pub enum Error {
     /// A local failure that is not the client's fault; the text says what was being done.
     #[error("{0}")]
     Internal(String),
+}
+
+impl Error {
+    /// The gRPC code that goes with the text.
+    pub fn code(&self) -> Code {
+        match self {
+            Error::Refused(error) => error.code(),
+            Error::Stopped
+            | Error::Timeout
+            | Error::TimeoutLeaderFailure
+            | Error::TimeoutConnectionLost
+            | Error::TimeoutWaitAppliedIndex
+            | Error::NoLeader
+            | Error::LeaderChanged => Code::Unavailable,
+            Error::RequestTooLarge => Code::InvalidArgument,
+            Error::NotLeader | Error::BadLeaderTransferee | Error::LearnerNotReady | Error::MemberNotLearner => {
+                Code::FailedPrecondition
+            }
+            Error::MemberNotFound => Code::NotFound,
+            Error::TooManyRequests | Error::MessageToOther | Error::MessageFromRemoved | Error::Internal(_) => {
+                Code::Unknown
+            }
+        }
+    }
 }
 
 /// What applying a request gave. The variants are named like the fields of `InternalRaftRequest`.
@@ -536,7 +561,7 @@ impl Handle {
             .and_then(|snapshot| snapshot.metadata.as_ref())
             .map_or(0, |meta| meta.index);
         if index == 0 {
-            return Err(Error::Refused("the MsgSnap carries no snapshot index".into()));
+            return Err(Error::Internal("the MsgSnap carries no snapshot index".into()));
         }
         let failed =
             |doing: &str, error: std::io::Error| Error::Internal(format!("{doing} a received snapshot: {error}"));

@@ -168,7 +168,7 @@ impl Identity {
             .map_err(failed)?;
         match status {
             StatusCode::OK => Ok(body),
-            StatusCode::NOT_FOUND => Err(Error::Refused("etcdserver: requested lease not found".into())),
+            StatusCode::NOT_FOUND => Err(Error::Refused(replica::state_machine::Error::LeaseNotFound)),
             StatusCode::REQUEST_TIMEOUT => Err(Error::Timeout),
             other => Err(Error::Internal(format!(
                 "lease: unknown error({other} {})",

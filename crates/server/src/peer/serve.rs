@@ -259,7 +259,7 @@ impl Transport {
                 .map(|answer| answer.encode_to_vec())
         };
         let answer = answer.map_err(|error| match &error {
-            Error::Refused(text) if text.contains("lease not found") => {
+            Error::Refused(replica::state_machine::Error::LeaseNotFound) => {
                 Refused(StatusCode::NOT_FOUND, "lease not found".into())
             }
             Error::Timeout => Refused(

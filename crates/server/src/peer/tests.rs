@@ -40,7 +40,7 @@ impl Requests for NoRequests {
                 ttl: 60,
                 header: None,
             }),
-            _ => Err(handle::Error::Refused("etcdserver: requested lease not found".into())),
+            _ => Err(handle::Error::Refused(replica::state_machine::Error::LeaseNotFound)),
         }
     }
     async fn lease_time_to_live(
