@@ -1,0 +1,345 @@
+//! The log as the algorithm sees it: the storage with the unstable tail on top.
+//!
+//! Invariants:
+//! - `applied <= applying <= committed <= last_index`; `committed` never falls.
+//! - Nothing at or below `committed` is ever replaced.
+
+use std::fmt;
+use std::sync::Arc;
+
+use proto::raftpb::{Entry, Snapshot};
+
+use crate::entry::{EntryId, encoded_size_of, extend_limited, limit_size};
+use crate::logger::{Logger, info};
+use crate::unstable::{Unstable, snapshot_id};
+use crate::{Error, Storage, StorageError};
+
+pub(crate) struct RaftLog<S> {
+    pub(crate) storage: S,
+    pub(crate) unstable: Unstable,
+    /// The highest index known to be on a quorum.
+    pub(crate) committed: u64,
+    /// The highest index handed to the application.
+    pub(crate) applying: u64,
+    /// The highest index that the application reported as applied.
+    pub(crate) applied: u64,
+    /// Limit of encoded bytes handed out and not yet applied.
+    pub(crate) max_applying_size: u64,
+    applying_size: u64,
+    /// No entries are handed out until some are reported as applied.
+    applying_paused: bool,
+    logger: Arc<dyn Logger>,
+}
+
+impl<S: Storage> RaftLog<S> {
+    pub(crate) fn new(storage: S, logger: Arc<dyn Logger>, max_applying_size: u64) -> RaftLog<S> {
+        let snapshot_index = storage.first_index().saturating_sub(1);
+        RaftLog {
+            unstable: Unstable::new(storage.last_index() + 1, Arc::clone(&logger)),
+            storage,
+            committed: snapshot_index,
+            applying: snapshot_index,
+            applied: snapshot_index,
+            max_applying_size,
+            applying_size: 0,
+            applying_paused: false,
+            logger,
+        }
+    }
+
+    /// Appends what a leader sent if `previous` is part of this log; answers the last index that is then known to match.
+    pub(crate) fn maybe_append(
+        &mut self,
+        previous: EntryId,
+        entries: Vec<Entry>,
+        committed: u64,
+    ) -> Result<Option<u64>, Error> {
+        if !self.matches(previous)? {
+            return Ok(None);
+        }
+        let last_new = previous.index + entries.len() as u64;
+        if let Some(conflict) = self.find_conflict(&entries)? {
+            if conflict <= self.committed {
+                return Err(Error::ConflictWithCommitted {
+                    index: conflict,
+                    committed: self.committed,
+                });
+            }
+            let known = (conflict - previous.index - 1) as usize;
+            self.unstable
+                .truncate_and_append(entries.into_iter().skip(known), conflict);
+        }
+        self.commit_to(committed.min(last_new))?;
+        Ok(Some(last_new))
+    }
+
+    /// Appends entries of a leader's own; they follow the last index.
+    pub(crate) fn append(&mut self, entries: Vec<Entry>) -> u64 {
+        if let Some(first) = entries.first().map(|entry| entry.index) {
+            self.unstable.truncate_and_append(entries, first);
+        }
+        self.last_index()
+    }
+
+    /// Index of the first entry that is not in this log, or is here with another term.
+    fn find_conflict(&self, entries: &[Entry]) -> Result<Option<u64>, Error> {
+        for entry in entries {
+            let id = EntryId::from(entry);
+            if !self.matches(id)? {
+                if id.index <= self.last_index() {
+                    info!(
+                        self.logger,
+                        "found conflict at index {} [existing term: {}, conflicting term: {}]",
+                        id.index,
+                        self.term_or_zero(id.index)?,
+                        id.term
+                    );
+                }
+                return Ok(Some(id.index));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The largest index up to `index` whose term is at most `term`, and that term. Where the term is not known, that is
+    /// the answer, with term 0: it might match.
+    pub(crate) fn find_conflict_by_term(&self, mut index: u64, term: u64) -> (u64, u64) {
+        while index > 0 {
+            match self.term(index) {
+                Err(_) => return (index, 0),
+                Ok(own) if own <= term => return (index, own),
+                Ok(_) => index -= 1,
+            }
+        }
+        (0, 0)
+    }
+
+    /// Committed entries to hand out now, within the size limit.
+    pub(crate) fn next_committed_entries(&self, allow_unstable: bool) -> Result<Vec<Entry>, Error> {
+        if !self.has_next_committed_entries(allow_unstable) {
+            return Ok(Vec::new());
+        }
+        let budget = self.max_applying_size.saturating_sub(self.applying_size);
+        self.slice(self.applying + 1, self.max_appliable_index(allow_unstable) + 1, budget)
+    }
+
+    pub(crate) fn has_next_committed_entries(&self, allow_unstable: bool) -> bool {
+        !self.applying_paused
+            // A snapshot replaces the state: what it holds must be in place before anything is applied on top.
+            && self.unstable.snapshot().is_none()
+            && self.applying < self.max_appliable_index(allow_unstable)
+    }
+
+    fn max_appliable_index(&self, allow_unstable: bool) -> u64 {
+        if allow_unstable {
+            self.committed
+        } else {
+            self.committed.min(self.unstable.offset - 1)
+        }
+    }
+
+    pub(crate) fn has_unstable_entries(&self) -> bool {
+        self.unstable.len() > 0
+    }
+
+    pub(crate) fn has_unstable_snapshot(&self) -> bool {
+        self.unstable.snapshot().is_some()
+    }
+
+    pub(crate) fn snapshot(&self) -> Result<Snapshot, StorageError> {
+        match self.unstable.snapshot() {
+            Some(snapshot) => Ok(snapshot.clone()),
+            None => self.storage.snapshot(),
+        }
+    }
+
+    pub(crate) fn first_index(&self) -> u64 {
+        self.unstable
+            .first_index()
+            .unwrap_or_else(|| self.storage.first_index())
+    }
+
+    pub(crate) fn last_index(&self) -> u64 {
+        self.unstable.last_index().unwrap_or_else(|| self.storage.last_index())
+    }
+
+    /// Raises the commit index; never lowers it.
+    pub(crate) fn commit_to(&mut self, commit: u64) -> Result<(), Error> {
+        if commit > self.committed {
+            let last_index = self.last_index();
+            if commit > last_index {
+                return Err(Error::CommitBeyondLog { commit, last_index });
+            }
+            self.committed = commit;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn applied_to(&mut self, index: u64, size: u64) -> Result<(), Error> {
+        if index > self.committed || index < self.applied {
+            return Err(Error::AppliedOutOfRange {
+                index,
+                applied: self.applied,
+                committed: self.committed,
+            });
+        }
+        self.applied = index;
+        self.applying = self.applying.max(index);
+        self.applying_size = self.applying_size.saturating_sub(size);
+        self.applying_paused = self.applying_size >= self.max_applying_size;
+        Ok(())
+    }
+
+    /// Entries up to `index`, of `size` encoded bytes, were handed out.
+    pub(crate) fn accept_applying(&mut self, index: u64, size: u64, allow_unstable: bool) {
+        self.applying = index;
+        self.applying_size = self.applying_size.saturating_add(size);
+        // Less than what could be applied was handed out: the next entry would break the limit.
+        self.applying_paused =
+            self.applying_size >= self.max_applying_size || index < self.max_appliable_index(allow_unstable);
+    }
+
+    pub(crate) fn last_entry_id(&self) -> Result<EntryId, Error> {
+        let index = self.last_index();
+        Ok(EntryId {
+            term: self.term(index)?,
+            index,
+        })
+    }
+
+    /// The term at `index`, known from `first_index - 1` to `last_index`.
+    pub(crate) fn term(&self, index: u64) -> Result<u64, StorageError> {
+        if let Some(term) = self.unstable.term(index) {
+            return Ok(term);
+        }
+        if index.saturating_add(1) < self.first_index() {
+            return Err(StorageError::Compacted);
+        }
+        if index > self.last_index() {
+            return Err(StorageError::Unavailable);
+        }
+        self.storage.term(index)
+    }
+
+    /// Entries from `from` on, within `max_size`.
+    pub(crate) fn entries(&self, from: u64, max_size: u64) -> Result<Vec<Entry>, Error> {
+        let last = self.last_index();
+        if from > last {
+            Ok(Vec::new())
+        } else {
+            self.slice(from, last + 1, max_size)
+        }
+    }
+
+    /// Whether a log that ends with `their` holds at least as much as this one.
+    pub(crate) fn is_up_to_date(&self, their: EntryId) -> Result<bool, Error> {
+        let own = self.last_entry_id()?;
+        Ok(their.term > own.term || their.term == own.term && their.index >= own.index)
+    }
+
+    pub(crate) fn matches(&self, id: EntryId) -> Result<bool, Error> {
+        match self.term(id.index) {
+            Ok(term) => Ok(term == id.term),
+            Err(StorageError::Compacted | StorageError::Unavailable) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Commits up to `at` if that entry is of the leader's own term: older entries are committed only by the way.
+    pub(crate) fn maybe_commit(&mut self, at: EntryId) -> Result<bool, Error> {
+        if at.term != 0 && at.index > self.committed && self.matches(at)? {
+            self.commit_to(at.index)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    pub(crate) fn restore(&mut self, snapshot: Snapshot) {
+        let id = snapshot_id(&snapshot);
+        info!(
+            self.logger,
+            "log [{self}] starts to restore snapshot [index: {}, term: {}]", id.index, id.term
+        );
+        self.committed = id.index;
+        self.unstable.restore(snapshot);
+    }
+
+    /// Whether an entry in `[lo, hi)` fits `wanted`; reads the log in pages of `page_size`, so that memory is bounded.
+    pub(crate) fn any(
+        &self,
+        mut lo: u64,
+        hi: u64,
+        page_size: u64,
+        wanted: impl Fn(&Entry) -> bool,
+    ) -> Result<bool, Error> {
+        while lo < hi {
+            let page = self.slice(lo, hi, page_size)?;
+            if page.is_empty() {
+                return Err(Error::OutOfRange {
+                    lo,
+                    hi,
+                    first: self.first_index(),
+                    last: self.last_index(),
+                });
+            }
+            if page.iter().any(&wanted) {
+                return Ok(true);
+            }
+            lo += page.len() as u64;
+        }
+        Ok(false)
+    }
+
+    /// Entries `[lo, hi)`, cut at `max_size` but at least one.
+    pub(crate) fn slice(&self, lo: u64, hi: u64, max_size: u64) -> Result<Vec<Entry>, Error> {
+        let (first, last) = (self.first_index(), self.last_index());
+        if lo < first {
+            return Err(StorageError::Compacted.into());
+        }
+        if lo > hi || hi > last + 1 {
+            return Err(Error::OutOfRange { lo, hi, first, last });
+        }
+        if lo == hi {
+            return Ok(Vec::new());
+        }
+        let offset = self.unstable.offset;
+        if lo >= offset {
+            return Ok(limit_size(self.unstable.range(lo, hi), max_size));
+        }
+        let cut = hi.min(offset);
+        let mut entries = self.storage.entries(lo, cut, max_size)?;
+        if hi <= offset || (entries.len() as u64) < cut - lo {
+            return Ok(entries);
+        }
+        let size = encoded_size_of(&entries);
+        if size < max_size {
+            extend_limited(&mut entries, size, self.unstable.range(offset, hi), max_size);
+        }
+        Ok(entries)
+    }
+
+    /// The term at `index`, or 0 when the log does not know it.
+    pub(crate) fn term_or_zero(&self, index: u64) -> Result<u64, Error> {
+        match self.term(index) {
+            Ok(term) => Ok(term),
+            Err(StorageError::Compacted | StorageError::Unavailable) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl<S> fmt::Display for RaftLog<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "committed={}, applied={}, applying={}, unstable.offset={}, unstable.offsetInProgress={}, \
+             len(unstable.Entries)={}",
+            self.committed,
+            self.applied,
+            self.applying,
+            self.unstable.offset,
+            self.unstable.offset_in_progress,
+            self.unstable.len()
+        )
+    }
+}
