@@ -19,10 +19,14 @@ mod bootstrap;
 mod explain;
 pub mod journal;
 mod look;
+mod maintenance;
+mod membership;
 pub mod observed;
 mod power;
 pub mod reason;
+pub mod recovery;
 pub mod resources;
+mod rollout;
 pub mod safety;
 pub mod status;
 pub mod step;
@@ -162,6 +166,11 @@ fn decide(look: &look::Look<'_>, journal: &mut Journal) -> Next {
         .or_else(|| power::hibernate(look))
         .or_else(|| bootstrap::decide(look, journal))
         .or_else(|| power::start(look, journal))
+        .or_else(|| recovery::decide(look, journal))
+        .or_else(|| membership::decide(look, journal))
+        .or_else(|| rollout::decide(look))
+        .or_else(|| maintenance::decide(look, journal))
+        .or_else(|| membership::wait(look))
         .unwrap_or(Next::Settled)
 }
 
@@ -169,7 +178,7 @@ fn due(look: &look::Look<'_>) -> Vec<Due> {
     let backups = backup::due(look.wanted, look.observed, look.now)
         .into_iter()
         .map(Due::Backup);
-    backups.collect()
+    backups.chain(membership::volumes_to_purge(look)).collect()
 }
 
 /// A step that failed is tried again only after a pause that doubles with every failure, so that a fault outside

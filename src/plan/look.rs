@@ -5,7 +5,6 @@
 //! - `list` is that list; without quorum it is the last one that a quorum confirmed, and no step may rely on it that
 //!   changes membership.
 
-use std::time::Duration;
 
 use super::journal::{Journal, Known, Led};
 use super::observed::{Alarm, Answer, Data, Listed, Member, NodeState, Observed, Origin, Process};
@@ -137,14 +136,6 @@ impl<'a> Look<'a> {
         member.answer.as_ref().map(|a| head.saturating_sub(a.applied))
     }
 
-    /// How long a member has been away: silent, or down although it should run. None while it answers.
-    pub fn away_for(&self, member: &Member) -> Option<Duration> {
-        if member.healthy() {
-            return None;
-        }
-        Some(member.health_for(self.now))
-    }
-
     /// The journal with what this look adds: latched id, high-water mark, the confirmed list, who led.
     pub fn journal_now(&self) -> Journal {
         let mut journal = self.observed.journal.clone();
@@ -268,7 +259,10 @@ impl<'a> Look<'a> {
         };
         let name = &member.name;
         match (&member.data, member.node.state) {
-            (Data::Lost, _) => return Some(format!("{name}: its data directory is lost")),
+            // A process may still serve from files that are unlinked: it is gone only with its process.
+            (Data::Lost, _) if !matches!(member.process, Process::Running { .. } | Process::Unknown { .. }) => {
+                return Some(format!("{name}: its data directory is lost"));
+            }
             (_, NodeState::Deleted) if member.volume.bound_to_node || member.volume.deleted => {
                 return Some(format!("{name}: its node is deleted, with the volume bound to it"));
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::journal::Journal;
 use super::look::Look;
 use super::observed::{Data, Member, Process};
-use super::reason::Reason;
+use super::reason::{Cause, Reason};
 use super::step::{Start, Step};
 use super::wanted::DeletionPolicy;
 use super::{Next, backup};
@@ -69,6 +69,21 @@ pub(super) fn start(look: &Look<'_>, journal: &Journal) -> Option<Next> {
     // A recovery decides by itself who runs; a survivor started too early would be copied while it changes.
     if journal.recovery.is_some() {
         return None;
+    }
+    // A process that neither serves nor has its files any more cannot come back; alive it only hides the loss.
+    if let Some(member) = look.observed.members.iter().find(|m| {
+        m.data == Data::Lost && matches!(m.process, Process::Running { .. }) && m.answer.is_none() && !m.healthy()
+    }) {
+        let why = Reason::Replace {
+            member: member.name.clone(),
+            cause: Cause::DataLost,
+        };
+        return Some(Next::Take {
+            step: Step::StopMember {
+                member: look.reference(member),
+            },
+            why,
+        });
     }
     let member = look.observed.members.iter().find(|m| {
         m.data == Data::Present

@@ -232,11 +232,6 @@ pub enum Reason {
         /// Which.
         member: String,
     },
-    /// A member is outdated, but the strategy is `OnDelete`.
-    OutdatedOnDelete {
-        /// Which.
-        member: String,
-    },
     /// A volume is smaller than wanted.
     VolumeTooSmall {
         /// Which.
@@ -353,7 +348,6 @@ impl Reason {
             Reason::Recovering { .. } => "Recovering",
             Reason::AllMembersLost => "AllMembersLost",
             Reason::Outdated { .. } => "Outdated",
-            Reason::OutdatedOnDelete { .. } => "OutdatedOnDelete",
             Reason::VolumeTooSmall { .. } => "VolumeTooSmall",
             Reason::NoSpace => "NoSpace",
             Reason::NoSpaceStillFull { .. } => "NoSpaceStillFull",
@@ -483,10 +477,6 @@ impl fmt::Display for Reason {
                  bootstrap.restore from a backup kept elsewhere; this one is never begun again by itself",
             ),
             Reason::Outdated { member } => write!(f, "{member} runs with former settings"),
-            Reason::OutdatedOnDelete { member } => write!(
-                f,
-                "{member} runs with former settings, and updateStrategy is OnDelete: it takes the new ones at its next restart"
-            ),
             Reason::VolumeTooSmall { member } => write!(f, "the volume of {member} is smaller than spec.storage.size"),
             Reason::NoSpace => f.write_str("alarm NOSPACE: the backend quota is exceeded and writes are refused"),
             Reason::NoSpaceStillFull { member, percent } => write!(
