@@ -177,7 +177,7 @@ impl<S: Storage> RawNode<S> {
 
         self.previous_soft_state = soft_state;
         if let Some(hard_state) = &ready.hard_state {
-            self.previous_hard_state = hard_state.clone();
+            self.previous_hard_state = *hard_state;
         }
         raft.log.unstable.accept_in_progress();
         if let Some(last) = ready.committed_entries.last() {

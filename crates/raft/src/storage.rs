@@ -143,7 +143,7 @@ impl Storage for MemoryStorage {
         let conf_state = metadata
             .and_then(|metadata| metadata.conf_state.clone())
             .unwrap_or_default();
-        Ok((self.hard_state.clone(), conf_state))
+        Ok((self.hard_state, conf_state))
     }
 
     fn entries(&self, lo: u64, hi: u64, max_size: u64) -> Result<Vec<Entry>, StorageError> {
