@@ -2,4 +2,6 @@
 
 pub mod config;
 pub mod handle;
+pub mod listener;
 pub mod peer;
+pub mod tls;
