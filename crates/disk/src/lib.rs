@@ -1,4 +1,4 @@
-//! What a member may ask of a disk, and the real one.
+//! What a member may ask of a disk, the real one, and one in memory that crashes.
 //!
 //! Invariants:
 //! - Every byte that a member stores passes through [`Disk`] and [`File`]; a simulator can stand in for them and crash, tear or
@@ -6,12 +6,14 @@
 //! - Nothing is durable before [`File::sync_data`] (contents, length) or [`Disk::sync_dir`] (names) has returned `Ok`.
 //! - A failed sync is fatal to the caller's process: the pages may look clean and be lost. Never retry it.
 
+pub mod memory;
 mod real;
 
 use std::fmt::Debug;
 use std::io;
 use std::path::Path;
 
+pub use memory::{MemoryDisk, MemoryFile};
 pub use real::{RealDisk, RealFile};
 
 /// How [`Disk::open`] treats a missing or existing file.
