@@ -3,5 +3,6 @@
 pub mod config;
 pub mod handle;
 pub mod listener;
+pub mod metrics;
 pub mod peer;
 pub mod tls;
