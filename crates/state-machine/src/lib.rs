@@ -1,9 +1,15 @@
 //! What log entries do: MVCC, leases, alarms, membership.
+//!
+//! In reading order: [`machine`] opens a database and takes entries, [`apply`] says what each of them does, the other modules are
+//! the tables that entries change. Nothing in here knows a clock, a socket or a thread; the disk is a trait.
 
 pub mod alarm;
+pub mod apply;
 pub mod backend;
+pub mod conf_state;
 pub mod error;
 pub mod lease;
+pub mod machine;
 pub mod membership;
 pub mod mvcc;
 pub mod quota;
@@ -13,4 +19,7 @@ pub mod txn;
 pub mod v2;
 pub mod version;
 
+pub use apply::{Action, Applied, BadEntry, ConfChangeApplied, Fatal, Response};
 pub use error::{Code, Error};
+pub use lease::Uptime;
+pub use machine::{Config, OpenError, Position, StateMachine};

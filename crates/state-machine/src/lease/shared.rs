@@ -2,9 +2,13 @@
 //!
 //! Invariant: no lock is held when a method returns, and none while calling out.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
+use proto::leasepb;
+
+use crate::mvcc::Changes;
 
 use super::{LeaseConfig, LeaseInfo, Lessor, Renewal, Uptime};
 
@@ -60,6 +64,31 @@ impl Leases {
     /// Whether this member decides when leases end.
     pub fn is_primary(&self) -> bool {
         self.read().is_primary()
+    }
+
+    /// Replaces all leases by stored ones, with the keys that the records tie to them.
+    pub(crate) fn recover(&self, records: Vec<leasepb::Lease>, keys: BTreeMap<Bytes, i64>) {
+        let mut table = self.write();
+        table.recover(records);
+        for (key, id) in keys {
+            // A record may name a lease that is gone: etcd logs it and lives with it, and so do the keys.
+            let _gone = table.attach(id, key);
+        }
+    }
+
+    /// Ties and unties keys as a transaction changed them; the last change of a key wins.
+    pub(crate) fn follow(&self, changes: &Changes) {
+        if changes.changes.is_empty() {
+            return;
+        }
+        let mut table = self.write();
+        for change in &changes.changes {
+            table.detach(&change.kv.key);
+            if !change.deleted && change.kv.lease != 0 {
+                // The transaction was checked: its leases exist.
+                let _gone = table.attach(change.kv.lease, change.kv.key.clone());
+            }
+        }
     }
 
     /// The table for reading. Short: keep-alives wait.
