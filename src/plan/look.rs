@@ -5,7 +5,6 @@
 //! - `list` is that list; without quorum it is the last one that a quorum confirmed, and no step may rely on it that
 //!   changes membership.
 
-
 use super::journal::{Journal, Known, Led};
 use super::observed::{Alarm, Answer, Data, Listed, Member, NodeState, Observed, Origin, Process};
 use super::wanted::Wanted;
