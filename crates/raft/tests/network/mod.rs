@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use proto::raftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata};
+use proto::raftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot, SnapshotMetadata};
 use raft::{
     AnyConfChange, Config, LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, MemoryStorage, RawNode, ReadState, StateType,
     Storage,
@@ -52,6 +52,11 @@ pub fn storage(voters: &[u64], learners: &[u64]) -> MemoryStorage {
             metadata: Some(metadata),
         })
         .unwrap();
+    storage.set_hard_state(HardState {
+        term: 1,
+        vote: 0,
+        commit: 1,
+    });
     storage
 }
 
@@ -125,7 +130,7 @@ impl Network {
                     LOCAL_APPEND_THREAD => {
                         let storage = self.node(id).storage_mut();
                         if message.term != 0 || message.commit != 0 {
-                            storage.set_hard_state(proto::raftpb::HardState {
+                            storage.set_hard_state(HardState {
                                 term: message.term,
                                 vote: message.vote,
                                 commit: message.commit,
