@@ -343,3 +343,170 @@ impl<S> fmt::Display for RaftLog<S> {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryStorage;
+    use crate::logger::Silent;
+
+    fn entry(term: u64, index: u64) -> Entry {
+        Entry {
+            term,
+            index,
+            ..Entry::default()
+        }
+    }
+
+    /// Entries 1 to 3 are stored, 4 to 6 are unstable; all have the term of their index.
+    fn log(limit: u64) -> RaftLog<MemoryStorage> {
+        let mut storage = MemoryStorage::new();
+        storage.append(&[entry(1, 1), entry(2, 2), entry(3, 3)]).unwrap();
+        let mut log = RaftLog::new(storage, Arc::new(Silent), limit);
+        log.append(vec![entry(4, 4), entry(5, 5), entry(6, 6)]);
+        log
+    }
+
+    fn id(term: u64, index: u64) -> EntryId {
+        EntryId { term, index }
+    }
+
+    #[test]
+    fn appends_join_replace_or_are_refused() {
+        // previous, entries, commit -> last new, last index, commit index
+        for (previous, entries, commit, expected) in [
+            (id(6, 6), vec![entry(7, 7)], 7, (Some(7), 7, 7)),
+            (id(6, 6), vec![], 9, (Some(6), 6, 6)),
+            (id(3, 3), vec![entry(4, 4), entry(5, 5)], 9, (Some(5), 6, 5)),
+            (id(3, 3), vec![entry(7, 4)], 3, (Some(4), 4, 3)),
+            (
+                id(4, 4),
+                vec![entry(5, 5), entry(7, 6), entry(7, 7)],
+                0,
+                (Some(7), 7, 2),
+            ),
+            (id(2, 2), vec![entry(7, 3)], 0, (Some(3), 3, 2)),
+            (id(5, 6), vec![entry(7, 7)], 7, (None, 6, 2)),
+            (id(7, 7), vec![entry(7, 8)], 7, (None, 6, 2)),
+        ] {
+            let mut log = log(u64::MAX);
+            log.commit_to(2).unwrap();
+            let last_new = log.maybe_append(previous, entries.clone(), commit).unwrap();
+            assert_eq!(
+                (last_new, log.last_index(), log.committed),
+                expected,
+                "{previous} {entries:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_conflict_with_what_is_committed_is_an_error_that_changes_nothing() {
+        let mut log = log(u64::MAX);
+        log.commit_to(5).unwrap();
+        let refused = log.maybe_append(id(3, 3), vec![entry(4, 4), entry(9, 5)], 5);
+        assert_eq!(refused, Err(Error::ConflictWithCommitted { index: 5, committed: 5 }));
+        assert_eq!(log.term(5), Ok(5));
+        assert_eq!(
+            log.commit_to(7),
+            Err(Error::CommitBeyondLog {
+                commit: 7,
+                last_index: 6
+            })
+        );
+    }
+
+    #[test]
+    fn slices_span_storage_and_tail_within_the_limit() {
+        let log = log(u64::MAX);
+        let size = encoded_size_of(&[entry(1, 1)]);
+        let indexes = |lo, hi, limit| -> Vec<u64> {
+            log.slice(lo, hi, limit)
+                .unwrap()
+                .iter()
+                .map(|entry| entry.index)
+                .collect()
+        };
+        assert_eq!(indexes(1, 7, u64::MAX), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(indexes(2, 5, u64::MAX), [2, 3, 4]);
+        assert_eq!(indexes(5, 7, u64::MAX), [5, 6]);
+        assert_eq!(indexes(1, 7, 0), [1]);
+        assert_eq!(indexes(1, 7, 3 * size), [1, 2, 3]);
+        assert_eq!(indexes(1, 7, 4 * size), [1, 2, 3, 4]);
+        assert_eq!(indexes(1, 7, 5 * size - 1), [1, 2, 3, 4]);
+        assert_eq!(indexes(3, 7, size), [3]);
+        assert_eq!(log.slice(0, 3, 1), Err(Error::Storage(StorageError::Compacted)));
+        assert_eq!(
+            log.slice(5, 8, 1),
+            Err(Error::OutOfRange {
+                lo: 5,
+                hi: 8,
+                first: 1,
+                last: 6
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_handed_out_to_be_applied_is_limited_until_it_is_applied() {
+        let size = encoded_size_of(&[entry(1, 1)]);
+        let mut log = log(3 * size);
+        log.commit_to(6).unwrap();
+        let next = |log: &RaftLog<MemoryStorage>| -> Vec<u64> {
+            log.next_committed_entries(true)
+                .unwrap()
+                .iter()
+                .map(|entry| entry.index)
+                .collect()
+        };
+        assert_eq!(next(&log), [1, 2, 3]);
+        log.accept_applying(3, 3 * size, true);
+        assert!(next(&log).is_empty() && !log.has_next_committed_entries(true));
+        log.applied_to(1, size).unwrap();
+        assert_eq!(next(&log), [4], "as much as was applied");
+        log.applied_to(3, 2 * size).unwrap();
+        assert_eq!(next(&log), [4, 5, 6]);
+        assert!(!log.has_next_committed_entries(false), "the tail is not stored yet");
+        log.unstable.stable_to(id(5, 5));
+        assert!(log.has_next_committed_entries(false));
+    }
+
+    #[test]
+    fn the_hint_skips_terms_that_cannot_match() {
+        let mut storage = MemoryStorage::new();
+        storage
+            .append(&[entry(1, 1), entry(1, 2), entry(4, 3), entry(4, 4), entry(6, 5)])
+            .unwrap();
+        storage.compact(1).unwrap();
+        let log = RaftLog::new(storage, Arc::new(Silent), u64::MAX);
+        assert_eq!(log.find_conflict_by_term(5, 9), (5, 6));
+        assert_eq!(log.find_conflict_by_term(5, 5), (4, 4));
+        assert_eq!(log.find_conflict_by_term(4, 3), (2, 1));
+        assert_eq!(
+            log.find_conflict_by_term(9, 5),
+            (9, 0),
+            "behind the end nothing is known"
+        );
+        assert_eq!(log.find_conflict_by_term(5, 0), (0, 0), "no entry has so low a term");
+    }
+
+    #[test]
+    fn entries_that_were_replaced_meanwhile_do_not_become_stable() {
+        let mut log = log(u64::MAX);
+        log.unstable.accept_in_progress();
+        assert!(log.unstable.next_entries().is_empty());
+        log.append(vec![entry(7, 5)]);
+        assert_eq!(
+            log.unstable.next_entries(),
+            [entry(7, 5)],
+            "only what was replaced is written again"
+        );
+        log.unstable.stable_to(id(6, 6));
+        log.unstable.stable_to(id(5, 5));
+        assert_eq!(log.unstable.offset, 4);
+        log.unstable.stable_to(id(4, 4));
+        assert_eq!(log.unstable.offset, 5);
+        log.unstable.stable_to(id(7, 5));
+        assert_eq!((log.unstable.offset, log.unstable.len()), (6, 0));
+    }
+}

@@ -71,6 +71,20 @@ pub(crate) fn check(kind: MessageType, message: &Message, id: u64) -> Result<(),
             format!("it is addressed to {:x}", message.to),
         ));
     }
+    // A node answers itself, but it does not lead or challenge itself.
+    let answers_itself = matches!(
+        kind,
+        MessageType::MsgAppResp
+            | MessageType::MsgVoteResp
+            | MessageType::MsgPreVoteResp
+            | MessageType::MsgProp
+            | MessageType::MsgReadIndex
+            | MessageType::MsgTransferLeader
+            | MessageType::MsgForgetLeader
+    );
+    if from == id && !answers_itself {
+        return Err(Error::invalid(kind, from, "its sender is this member itself"));
+    }
     // Messages without a term count as local: only those that are sent so may come so.
     let needs_term = !matches!(
         kind,
