@@ -22,7 +22,7 @@ use crate::conf_state::{conf_state_from_json, conf_state_to_json};
 use crate::error::Error;
 use crate::lease::{LeaseConfig, Leases, Uptime};
 use crate::membership::{Membership, Unreadable};
-use crate::mvcc::{KvReader, Store};
+use crate::mvcc::{Compacted, KvReader, Store};
 use crate::quota::Quota;
 use crate::schema::{self, Bucket};
 use crate::version::Version;
@@ -242,7 +242,7 @@ impl<D: Disk> StateMachine<D> {
         self.conf_state = Some(conf_state);
     }
 
-    /// The configuration as of the last change; `None` in a fresh database.
+    /// The configuration that raft starts with: the one that the members of the database make up. `None` in a fresh database.
     pub fn conf_state(&self) -> Option<&ConfState> {
         self.conf_state.as_ref()
     }
@@ -317,9 +317,17 @@ impl<D: Disk> StateMachine<D> {
         &mut self.backend
     }
 
-    /// The key-value store, for compaction steps and stored hashes.
+    /// The key-value store, for what it knows of compactions and hashes.
     pub fn store(&self) -> &Store<D> {
         &self.store
+    }
+
+    /// Does a part of the oldest compaction that was decided: at most `budget` keys or records. Commit after each step.
+    ///
+    /// # Errors
+    /// [`Error::Storage`], fatal.
+    pub fn compact_step(&mut self, budget: usize) -> Result<Compacted, Error> {
+        self.store.compact_step(&mut self.backend, budget)
     }
 
     /// Reads keys, from any thread.
@@ -454,6 +462,8 @@ impl Tables {
                 server,
             });
         }
+        // The members are the truth, as etcd 3.7 has it: a restore by etcdutl leaves the old cluster's configuration in `meta`.
+        let conf_state = cluster.conf_state().or(conf_state);
         let alarms = Alarms::recover(all(Bucket::Alarm)?.into_iter().map(|(key, _)| key))
             .map_err(|error| record("alarm", b"", error.to_string()))?;
         let leases = all(Bucket::Lease)?

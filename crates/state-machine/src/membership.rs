@@ -14,7 +14,7 @@ mod urls;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use proto::raftpb::{ConfChange, ConfChangeType};
+use proto::raftpb::{ConfChange, ConfChangeType, ConfState};
 
 use crate::error::Error;
 use crate::version::{DowngradeInfo, Version};
@@ -170,6 +170,21 @@ impl Membership {
     /// Whether this id was removed.
     pub fn is_removed(&self, id: u64) -> bool {
         self.removed.contains(&id)
+    }
+
+    /// The configuration that raft has with these members; `None` without members.
+    pub fn conf_state(&self) -> Option<ConfState> {
+        let ids = |learners| {
+            self.members()
+                .filter(move |m| m.is_learner == learners)
+                .map(|m| m.id)
+                .collect()
+        };
+        (!self.members.is_empty()).then(|| ConfState {
+            voters: ids(false),
+            learners: ids(true),
+            ..ConfState::default()
+        })
     }
 
     /// The cluster version; `None` until the first leader has proposed one.

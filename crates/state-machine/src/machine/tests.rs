@@ -747,6 +747,31 @@ fn a_snapshot_gives_the_same_state_as_the_log() {
 }
 
 #[test]
+fn a_compaction_goes_on_after_a_crash() {
+    let mut bench = Bench::new();
+    for round in 0..20 {
+        bench.ok(put("a", &round.to_string(), 0));
+    }
+    let applied = bench.apply(compact(15));
+    assert_eq!(applied.actions, [Action::CompactionScheduled { revision: 15 }]);
+    assert_eq!(bench.refused(compact(15)), Error::Compacted);
+    assert_eq!(bench.refused(compact(99)), Error::FutureRevision);
+    assert_eq!(bench.machine.compact_step(1), Ok(Compacted::More));
+    bench.machine.commit().unwrap();
+    let mut bench = bench.crash();
+    let mut steps = 0;
+    while bench.machine.compact_step(4).unwrap() == Compacted::More {
+        steps += 1;
+    }
+    assert!(steps > 2, "a step is bounded by its budget");
+    assert_eq!(bench.machine.compact_step(4), Ok(Compacted::Nothing));
+    assert_eq!(
+        bench.machine.backend.scan(Bucket::Key, &[], None, 0).unwrap().len(),
+        21 - 14
+    );
+}
+
+#[test]
 fn a_commit_on_another_thread_holds_nothing_up() {
     let mut bench = Bench::new();
     bench.ok(put("a", "1", 0));

@@ -1,5 +1,6 @@
 //! A member and the ids that follow from names and URLs.
 
+use proto::etcdserverpb;
 use serde::{Deserialize, Deserializer, Serialize};
 use sha1::{Digest, Sha1};
 
@@ -62,6 +63,18 @@ impl Member {
     /// The JSON form.
     pub fn to_json(&self) -> String {
         to_go_json(self).expect("strings, numbers and flags always have a JSON form")
+    }
+}
+
+impl From<&Member> for etcdserverpb::Member {
+    fn from(member: &Member) -> etcdserverpb::Member {
+        etcdserverpb::Member {
+            id: member.id,
+            name: member.name.clone(),
+            peer_ur_ls: member.peer_urls.clone(),
+            client_ur_ls: member.client_urls.clone(),
+            is_learner: member.is_learner,
+        }
     }
 }
 
