@@ -12,6 +12,7 @@ pub mod index;
 pub mod read;
 pub mod revision;
 pub mod store;
+pub mod watch;
 pub mod write;
 
 pub use compact::Compacted;
@@ -20,4 +21,5 @@ pub use index::Span;
 pub use read::{KvReader, RangeStream, ReadView};
 pub use revision::Revision;
 pub use store::Store;
+pub use watch::{Delivery, Notify, StreamOptions, WatchHub, WatchStream};
 pub use write::{Change, Changes, WriteTxn};

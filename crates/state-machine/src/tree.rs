@@ -27,8 +27,9 @@ pub(crate) trait Summary: Clone + Debug + Default {
     fn of(value: &Self::Value) -> Self;
     /// Takes another part in.
     fn add(&mut self, other: &Self);
-    /// One entry changed from `old` to `new`; the default stands for "not there".
-    fn replace(&mut self, old: &Self, new: &Self);
+    /// One entry changed from `old` to `new`; the default stands for "not there". `false` when that cannot be told from these: then the
+    /// summary is made anew from what lies below.
+    fn replace(&mut self, old: &Self, new: &Self) -> bool;
 }
 
 /// See the module.
@@ -112,7 +113,9 @@ impl<S: Summary> Tree<S> {
         change: impl FnOnce(&mut S::Value),
     ) {
         let changed = upsert_in(&mut self.root, key, own, missing, change);
-        self.summary.replace(&changed.old, &changed.new);
+        if !self.summary.replace(&changed.old, &changed.new) {
+            self.summary = self.root.summarize();
+        }
         self.len += usize::from(changed.inserted);
         if let Some(right) = changed.split {
             let left = std::mem::replace(&mut self.root, Arc::new(Node::Leaf(Vec::new())));
@@ -131,7 +134,9 @@ impl<S: Summary> Tree<S> {
         let Some((old, new, removed)) = adjust_in(&mut self.root, key, change) else {
             return false;
         };
-        self.summary.replace(&old, &new);
+        if !self.summary.replace(&old, &new) {
+            self.summary = self.root.summarize();
+        }
         self.len -= usize::from(removed);
         loop {
             let next = match &*self.root {
@@ -243,6 +248,15 @@ impl<S: Summary> Node<S> {
     }
 }
 
+impl<S: Summary> Child<S> {
+    /// Takes note of a change of one entry.
+    fn took(&mut self, old: &S, new: &S) {
+        if !self.summary.replace(old, new) {
+            self.summary = self.node.summarize();
+        }
+    }
+}
+
 /// The child that a key belongs to. A branch is never empty.
 fn child_for<S: Summary>(children: &[Child<S>], key: &[u8]) -> usize {
     children
@@ -293,7 +307,7 @@ fn upsert_in<S: Summary>(
                 // Only ever the leftmost child: keep its bound a lower bound.
                 child.first = child.node.first().cloned().unwrap_or_default();
             }
-            child.summary.replace(&changed.old, &changed.new);
+            child.took(&changed.old, &changed.new);
             if let Some(right) = changed.split.take() {
                 child.summary = child.node.summarize();
                 let appended = at + 1 == children.len();
@@ -332,7 +346,7 @@ fn adjust_in<S: Summary>(
         Node::Branch(children) => {
             let at = child_for(children, key);
             let (old, new, removed) = adjust_in(&mut children[at].node, key, change)?;
-            children[at].summary.replace(&old, &new);
+            children[at].took(&old, &new);
             if removed {
                 tidy(children, at);
             }
@@ -431,9 +445,10 @@ mod tests {
             self.count += other.count;
             self.sum += other.sum;
         }
-        fn replace(&mut self, old: &Self, new: &Self) {
+        fn replace(&mut self, old: &Self, new: &Self) -> bool {
             self.count = self.count + new.count - old.count;
             self.sum = self.sum + new.sum - old.sum;
+            true
         }
     }
 

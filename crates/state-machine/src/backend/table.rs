@@ -17,7 +17,9 @@ impl Summary for Plain {
         Plain
     }
     fn add(&mut self, _: &Self) {}
-    fn replace(&mut self, _: &Self, _: &Self) {}
+    fn replace(&mut self, _: &Self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// The changes to one bucket, by key.

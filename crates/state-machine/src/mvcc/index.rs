@@ -85,9 +85,10 @@ impl Summary for Living {
         self.newest = self.newest.max(other.newest);
     }
 
-    fn replace(&mut self, old: &Self, new: &Self) {
+    fn replace(&mut self, old: &Self, new: &Self) -> bool {
         self.keys = self.keys + new.keys - old.keys;
         self.newest = self.newest.max(new.newest);
+        true
     }
 }
 

@@ -6,7 +6,7 @@
 //! - The compacted revision moves before the first record goes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use disk::Disk;
@@ -18,6 +18,7 @@ use super::hash::Hashes;
 use super::index::{Index, Stamp};
 use super::read::KvReader;
 use super::revision::Revision;
+use super::watch::{WatchHub, Watchers};
 use super::write::WriteTxn;
 use crate::backend::{Backend, Pairs, Reader};
 use crate::error::Error;
@@ -36,6 +37,10 @@ pub struct Store<D: Disk> {
 pub(super) struct Shared<D: Disk> {
     moment: RwLock<Moment<D>>,
     pub(super) hashes: Mutex<Hashes>,
+    /// Taken after `moment` is released or before it is taken, never the other way round.
+    pub(super) watchers: Mutex<Watchers>,
+    /// Held by whoever lets watchers catch up: one at a time.
+    pub(super) catching_up: Mutex<()>,
 }
 
 /// All that a reader needs to know at once.
@@ -61,6 +66,10 @@ impl<D: Disk> Shared<D> {
     pub(super) fn with_mut<R>(&self, write: impl FnOnce(&mut Moment<D>) -> R) -> R {
         write(&mut self.moment.write().unwrap_or_else(PoisonError::into_inner))
     }
+
+    pub(super) fn watchers(&self) -> MutexGuard<'_, Watchers> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<D: Disk> Store<D> {
@@ -70,10 +79,14 @@ impl<D: Disk> Store<D> {
     /// [`Error::Storage`] when the file cannot be read or holds what is no record.
     pub fn open(backend: &Backend<D>) -> Result<(Store<D>, LeasedKeys), Error> {
         let loaded = Loaded::from(backend.reader())?;
+        let current = loaded.moment.current;
         let moment = RwLock::new(loaded.moment);
+        let watchers = Mutex::new(Watchers::new(current));
         let shared = Arc::new(Shared {
             moment,
             hashes: Mutex::default(),
+            watchers,
+            catching_up: Mutex::default(),
         });
         Ok((
             Store {
@@ -90,7 +103,9 @@ impl<D: Disk> Store<D> {
     /// As [`Store::open`]; then the store is as before.
     pub fn restore(&mut self, backend: &Backend<D>) -> Result<LeasedKeys, Error> {
         let loaded = Loaded::from(backend.reader())?;
+        let current = loaded.moment.current;
         self.shared.with_mut(|moment| *moment = loaded.moment);
+        self.shared.watchers().restored(current);
         *self.shared.hashes.lock().unwrap_or_else(PoisonError::into_inner) = Hashes::default();
         self.compactions = loaded.compaction.into_iter().collect();
         Ok(loaded.leased)
@@ -104,6 +119,11 @@ impl<D: Disk> Store<D> {
     /// A reader for any thread.
     pub fn reader(&self) -> KvReader<D> {
         KvReader::new(self.shared.clone())
+    }
+
+    /// The way in for watch streams. [`WriteTxn::end`] tells them what changed.
+    pub fn watch_hub(&self) -> WatchHub<D> {
+        WatchHub::new(self.shared.clone())
     }
 
     /// The revision of the last transaction; 1 in an empty store.

@@ -15,6 +15,7 @@ use super::index::{Span, Stamp};
 use super::read::ReadView;
 use super::revision::Revision;
 use super::store::Shared;
+use super::watch;
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::schema::Bucket;
@@ -26,8 +27,6 @@ pub struct Change {
     pub kv: KeyValue,
     /// Whether the key was deleted.
     pub deleted: bool,
-    /// The revision that the key had before, if it was there.
-    pub previous: Option<Revision>,
 }
 
 /// What a transaction did.
@@ -92,7 +91,6 @@ impl<'a, D: Disk> WriteTxn<'a, D> {
                 version,
                 tombstone: false,
             },
-            before,
             kv,
         );
         revision.main
@@ -124,7 +122,7 @@ impl<'a, D: Disk> WriteTxn<'a, D> {
                 version: 0,
                 tombstone: true,
             };
-            self.record(stamp, Some(victim.stamp), kv);
+            self.record(stamp, kv);
         }
         count
     }
@@ -134,16 +132,17 @@ impl<'a, D: Disk> WriteTxn<'a, D> {
         &self.changes
     }
 
-    /// Ends the transaction: from now on readers see it.
+    /// Ends the transaction: from now on readers see it, and watchers are told.
     pub fn end(self) -> Changes {
-        let revision = self.revision();
-        if !self.changes.is_empty() {
-            self.shared.with_mut(|moment| moment.current = revision);
-        }
-        Changes {
-            revision,
+        let changes = Changes {
+            revision: self.revision(),
             changes: self.changes,
+        };
+        if !changes.changes.is_empty() {
+            self.shared.with_mut(|moment| moment.current = changes.revision);
+            watch::notify(self.shared, &changes);
         }
+        changes
     }
 
     /// The value that a key has now, for `ignore_value` and `prev_kv`.
@@ -161,14 +160,12 @@ impl<'a, D: Disk> WriteTxn<'a, D> {
         }
     }
 
-    fn record(&mut self, stamp: Stamp, before: Option<Stamp>, kv: KeyValue) {
+    fn record(&mut self, stamp: Stamp, kv: KeyValue) {
         let added = self.shared.with_mut(|moment| moment.index.add(&kv.key, stamp));
         debug_assert!(added, "revisions grow, and only what is there is deleted");
-        let previous = before.map(|stamp| stamp.revision);
         self.changes.push(Change {
             kv,
             deleted: stamp.tombstone,
-            previous,
         });
     }
 }
