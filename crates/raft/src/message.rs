@@ -7,7 +7,12 @@ use proto::raftpb::{Message, MessageType};
 
 use crate::confchange::AnyConfChange;
 use crate::entry::{EntryId, inconsistency};
+use crate::unstable::snapshot_id;
 use crate::{Error, NONE, is_local_target};
+
+/// No group gets here, at a million terms or entries each second for a hundred thousand years. Numbers above are refused,
+/// so that counting on from those below never overflows.
+const POSITION_MAX: u64 = 1 << 62;
 
 /// Whether only the node itself, or its storage threads, may produce messages of this type.
 pub fn is_local(kind: MessageType) -> bool {
@@ -96,6 +101,15 @@ pub(crate) fn check(kind: MessageType, message: &Message, id: u64) -> Result<(),
     if needs_term && message.term == 0 {
         return Err(Error::invalid(kind, from, "it has no term"));
     }
+    let snapshot = message.snapshot.as_ref().map(snapshot_id).unwrap_or_default();
+    let highest = message.term.max(message.index).max(snapshot.term).max(snapshot.index);
+    if highest > POSITION_MAX {
+        return Err(Error::invalid(
+            kind,
+            from,
+            format!("it carries {highest} as a term or an index"),
+        ));
+    }
     match kind {
         MessageType::MsgApp => {
             let previous = EntryId {
@@ -113,6 +127,22 @@ pub(crate) fn check(kind: MessageType, message: &Message, id: u64) -> Result<(),
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses what a peer can only have forged: promises of this node `id`, and words of its storage threads.
+pub(crate) fn check_from_peer(kind: MessageType, message: &Message, id: u64) -> Result<(), Error> {
+    let from = message.from;
+    if is_local_target(from) {
+        return Err(Error::invalid(kind, from, "the id of the sender is reserved"));
+    }
+    let promise = matches!(
+        kind,
+        MessageType::MsgAppResp | MessageType::MsgVoteResp | MessageType::MsgPreVoteResp
+    );
+    if promise && from == id {
+        return Err(Error::invalid(kind, from, "its sender is this member itself"));
+    }
+    Ok(())
 }
 
 /// Refuses proposals without entries, and configuration changes that cannot be decoded.

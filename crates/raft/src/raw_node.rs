@@ -5,7 +5,7 @@ use proto::raftpb::{ConfState, Entry, HardState, Message, MessageType};
 
 use crate::confchange::AnyConfChange;
 use crate::entry::encoded_size_of;
-use crate::message::{check, is_response, kind_of, message_from};
+use crate::message::{check, check_from_peer, is_response, kind_of, message_from};
 use crate::raft::Raft;
 use crate::ready::{Ready, storage_append, storage_append_response, storage_apply, storage_apply_response};
 use crate::status::{BasicStatus, Status};
@@ -91,7 +91,16 @@ impl<S: Storage> RawNode<S> {
         self.raft.apply_conf_change(&change.into().into_v2())
     }
 
-    /// Takes a message from a peer, or one of the responses that came with work for a storage thread.
+    /// Takes a message that came over the network: as [`RawNode::step`], but nobody there can speak for this node or its
+    /// storage threads.
+    pub fn step_peer(&mut self, m: Message) -> Result<(), Error> {
+        let kind = kind_of(&m)?;
+        check_from_peer(kind, &m, self.raft.id)?;
+        self.step(m)
+    }
+
+    /// Takes a message from a peer, or one of the responses that came with work for a storage thread. For what comes over
+    /// the network use [`RawNode::step_peer`].
     ///
     /// What no correct peer sends is refused and changes nothing; see [`Error::is_fatal`] for what must stop the node.
     pub fn step(&mut self, m: Message) -> Result<(), Error> {

@@ -212,7 +212,7 @@ impl Network {
             return;
         }
         if let Some(node) = self.nodes.get_mut(&message.to)
-            && let Err(error) = node.step(message)
+            && let Err(error) = node.step_peer(message)
         {
             assert!(!error.is_fatal(), "{error}");
         }
