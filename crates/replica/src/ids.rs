@@ -22,6 +22,11 @@ impl RequestIds {
         }
     }
 
+    /// Whether an id may come from this member: its answer is wanted here.
+    pub fn are_of_this_member(&self, id: u64) -> bool {
+        id & !((1 << 48) - 1) == self.prefix
+    }
+
     /// The next id.
     pub fn next(&self) -> u64 {
         let suffix = self.suffix.fetch_add(1, Ordering::Relaxed) + 1;

@@ -19,6 +19,9 @@ pub mod txn;
 pub mod v2;
 pub mod version;
 
+/// The database as of a commit; what a snapshot for a peer or a backup is streamed from.
+pub use bolt::ReadTx as FileView;
+
 pub use apply::{Action, Applied, BadEntry, ConfChangeApplied, Fatal, Response};
 pub use error::{Code, Error};
 pub use lease::Uptime;

@@ -53,11 +53,33 @@ pub struct Wal<D: Disk> {
 impl<D: Disk> Wal<D> {
     /// Makes a new log whose files carry `metadata`. Its first record is a snapshot at index 0, term 0.
     pub fn create(disk: &D, dir: &Path, metadata: &[u8]) -> Result<Wal<D>, Error> {
-        Wal::create_sized(disk, dir, metadata, SEGMENT_BYTES)
+        Wal::build(disk, dir, metadata, SEGMENT_BYTES, &HardState::default(), &[])
+    }
+
+    /// As [`Wal::create`], with first entries: the log appears with all of them or not at all.
+    pub fn create_with(
+        disk: &D,
+        dir: &Path,
+        metadata: &[u8],
+        hard_state: &HardState,
+        entries: &[Entry],
+    ) -> Result<Wal<D>, Error> {
+        Wal::build(disk, dir, metadata, SEGMENT_BYTES, hard_state, entries)
     }
 
     /// As [`Wal::create`], with smaller files.
     pub fn create_sized(disk: &D, dir: &Path, metadata: &[u8], segment_bytes: u64) -> Result<Wal<D>, Error> {
+        Wal::build(disk, dir, metadata, segment_bytes, &HardState::default(), &[])
+    }
+
+    fn build(
+        disk: &D,
+        dir: &Path,
+        metadata: &[u8],
+        segment_bytes: u64,
+        hard_state: &HardState,
+        entries: &[Entry],
+    ) -> Result<Wal<D>, Error> {
         if exists(disk, dir)? {
             return Err(Error::Exists { dir: dir.to_owned() });
         }
@@ -86,6 +108,14 @@ impl<D: Disk> Wal<D> {
         };
         wal.head();
         wal.encoder.message(&mut wal.pending, Kind::Snapshot, &zero_snapshot());
+        for entry in entries {
+            wal.encoder.message(&mut wal.pending, Kind::Entry, entry);
+            wal.last_entry = entry.index;
+        }
+        if *hard_state != HardState::default() {
+            wal.encoder.message(&mut wal.pending, Kind::State, hard_state);
+            wal.state = *hard_state;
+        }
         wal.sync()?;
         disk.sync_dir(&building).map_err(Error::io("syncing", &building))?;
         // An empty directory may stand in the way, for instance a mount point's child made by hand.

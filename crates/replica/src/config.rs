@@ -1,0 +1,146 @@
+//! What a replica is told when it is opened.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use state_machine::membership::Member;
+
+/// Where the cluster comes from when the data directory is empty. A directory with data goes on with what it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// A new cluster: every member is told the same names and peer URLs, and the same token.
+    New {
+        /// Peer URLs by member name.
+        members: BTreeMap<String, Vec<String>>,
+        /// Keeps apart clusters that were given the same URLs (`--initial-cluster-token`).
+        token: String,
+    },
+    /// A running cluster to which this member was added.
+    Join {
+        /// The cluster, as its members tell (`GET /members`).
+        cluster_id: u64,
+        /// This member's id in it.
+        member_id: u64,
+        /// All its members, this one included.
+        members: Vec<Member>,
+    },
+    /// Only a directory with data will do.
+    Resume,
+}
+
+/// How the log of revisions is shortened without being asked (`--auto-compaction-mode`, `--auto-compaction-retention`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// Keeps this much history in time.
+    Periodic(Duration),
+    /// Keeps this many revisions.
+    Revision(i64),
+}
+
+/// Who the data must belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The member.
+    pub member_id: u64,
+    /// Its cluster.
+    pub cluster_id: u64,
+}
+
+/// Everything that a replica is told. `..Config::default()` gives etcd's values.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `--data-dir`: holds `member/wal`, `member/snap`.
+    pub data_dir: PathBuf,
+    /// `--wal-dir`, when the log is elsewhere.
+    pub wal_dir: Option<PathBuf>,
+    /// `--name`.
+    pub name: String,
+    /// `--advertise-client-urls`, published through the log.
+    pub client_urls: Vec<String>,
+    /// What to do when there is no data.
+    pub start: Start,
+    /// Refuse data of anybody else, when known (an operator keeps the identity beside the volume).
+    pub expect: Option<Identity>,
+    /// `--force-new-cluster`: drop what is not committed, and all other members.
+    pub force_new_cluster: bool,
+    /// `--heartbeat-interval`: the time between two [`crate::Input::Tick`]s.
+    pub tick: Duration,
+    /// Ticks of the election timeout.
+    pub election_ticks: u64,
+    /// `--pre-vote`.
+    pub pre_vote: bool,
+    /// `--snapshot-count`: entries between two `.snap` files.
+    pub snapshot_count: u64,
+    /// `--snapshot-catchup-entries`: entries kept in memory for slow followers.
+    pub catch_up_entries: u64,
+    /// `--backend-batch-interval`: the time after which applied entries are committed to the database.
+    pub commit_interval: Duration,
+    /// Shortens the history when this member leads.
+    pub auto_compaction: Option<AutoCompaction>,
+    /// The database, its quota and its leases. The ids in it are set by the replica.
+    pub state: state_machine::Config,
+    /// Different for every member and every start: election timeouts are drawn from it.
+    pub seed: u64,
+    /// The wall clock in milliseconds since 1970, for ids that do not repeat after a restart.
+    pub unix_ms: u64,
+    /// A fresh random number: the name of this data directory, if it is made now.
+    pub incarnation: u128,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            data_dir: PathBuf::new(),
+            wal_dir: None,
+            name: "default".into(),
+            client_urls: Vec::new(),
+            start: Start::Resume,
+            expect: None,
+            force_new_cluster: false,
+            tick: Duration::from_millis(100),
+            election_ticks: 10,
+            pre_vote: true,
+            snapshot_count: 10_000,
+            catch_up_entries: 5_000,
+            commit_interval: Duration::from_millis(100),
+            auto_compaction: None,
+            state: state_machine::Config::default(),
+            seed: 0,
+            unix_ms: 0,
+            incarnation: 0,
+        }
+    }
+}
+
+impl Config {
+    /// `<data-dir>/member`.
+    pub fn member_dir(&self) -> PathBuf {
+        self.data_dir.join("member")
+    }
+
+    /// Where the log is.
+    pub fn wal_dir(&self) -> PathBuf {
+        self.wal_dir.clone().unwrap_or_else(|| self.member_dir().join("wal"))
+    }
+
+    /// Where the database and `.snap` files are.
+    pub fn snap_dir(&self) -> PathBuf {
+        self.member_dir().join("snap")
+    }
+
+    /// The database.
+    pub fn database(&self) -> PathBuf {
+        self.snap_dir().join("db")
+    }
+
+    /// The election timeout.
+    pub fn election_timeout(&self) -> Duration {
+        self.tick * u32::try_from(self.election_ticks).unwrap_or(u32::MAX)
+    }
+
+    /// What bounds every request: 5 s and two election timeouts (etcd config.ServerConfig.ReqTimeout).
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.election_timeout()
+    }
+}

@@ -1,0 +1,101 @@
+//! The half of a replica that writes the log, on a thread of its own.
+//!
+//! Invariants:
+//! - Jobs are written in the order in which they were made, and reported only after one sync that covers them all.
+//! - A snapshot is recorded in this order: `.snap` file durable, record in the log durable, then what depends on it
+//!   (reliability: a start in between finds either the old snapshot or the new one, whole).
+//! - Any failure is fatal. The writer refuses to go on after one.
+
+use disk::Disk;
+use proto::raftpb::{Entry, HardState, Message, Snapshot};
+use proto::walpb;
+use wal::{Snapshotter, Wal};
+
+use crate::Fatal;
+
+/// Segments of the log beyond which those that are not needed any more are removed (etcd's `--max-wals`).
+const SEGMENTS_MAX: usize = 5;
+/// `.snap` files that are kept (etcd's `--max-snapshots`).
+const SNAPSHOTS_MAX: usize = 5;
+
+/// Something to be made durable.
+#[derive(Debug)]
+pub struct PersistJob {
+    /// Jobs are numbered from 1 without a gap.
+    pub(crate) number: u64,
+    /// A snapshot from the leader; replaces the log up to it.
+    pub(crate) received: Option<Snapshot>,
+    pub(crate) hard_state: HardState,
+    pub(crate) entries: Vec<Entry>,
+    /// A snapshot of this member's own state, whose database is durable; the log before it is given up.
+    pub(crate) own: Option<Snapshot>,
+    /// What may be said once the job is durable: to raft, or to peers.
+    pub(crate) responses: Vec<Message>,
+}
+
+/// What [`LogWriter::persist`] made durable: proof for [`crate::Input::Persisted`].
+#[derive(Debug)]
+pub struct Persisted {
+    pub(crate) jobs: Vec<PersistJob>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct LogWriter<D: Disk> {
+    wal: Wal<D>,
+    snapshotter: Snapshotter<D>,
+}
+
+impl<D: Disk> LogWriter<D> {
+    pub(crate) fn new(wal: Wal<D>, snapshotter: Snapshotter<D>) -> LogWriter<D> {
+        LogWriter { wal, snapshotter }
+    }
+
+    /// Makes jobs durable with one sync. They must continue those given before.
+    pub fn persist(&mut self, jobs: Vec<PersistJob>) -> Result<Persisted, Fatal> {
+        let mut due = false;
+        for job in &jobs {
+            if let Some(snapshot) = &job.received {
+                self.save_snapshot(snapshot)?;
+            }
+            due |= self.wal.append(&job.hard_state, &job.entries)?;
+            if let Some(snapshot) = &job.received {
+                // The hard state must be durable before the segments that it replaces are given up (etcd #10219).
+                self.wal.sync()?;
+                self.give_up_before(snapshot)?;
+            }
+            if let Some(snapshot) = &job.own {
+                self.save_snapshot(snapshot)?;
+                self.give_up_before(snapshot)?;
+            }
+        }
+        if due {
+            self.wal.sync()?;
+        }
+        Ok(Persisted { jobs })
+    }
+
+    /// Writes out what may wait for the next sync, at the end of a process.
+    pub fn close(self) -> Result<(), Fatal> {
+        Ok(self.wal.close()?)
+    }
+
+    fn save_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), Fatal> {
+        self.snapshotter.save(snapshot)?;
+        let metadata = snapshot.metadata.clone().unwrap_or_default();
+        self.wal.save_snapshot(&walpb::Snapshot {
+            index: Some(metadata.index),
+            term: Some(metadata.term),
+            conf_state: metadata.conf_state,
+        })?;
+        Ok(())
+    }
+
+    fn give_up_before(&mut self, snapshot: &Snapshot) -> Result<(), Fatal> {
+        let index = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index);
+        self.wal.release_to(index);
+        self.wal.purge(SEGMENTS_MAX)?;
+        self.snapshotter.purge(SNAPSHOTS_MAX)?;
+        Ok(())
+    }
+}
