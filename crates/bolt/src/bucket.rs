@@ -180,6 +180,11 @@ impl<'tx, D: Disk> Bucket<'tx, D> {
         Ok(Some(Bucket::new(nested, header.sequence)))
     }
 
+    /// The header of a nested bucket, as it is stored.
+    pub(crate) fn stored(&self, name: &[u8]) -> Result<Option<BucketHeader>, Error> {
+        self.tree.as_ref().map_or(Ok(None), |tree| find_bucket(tree, name))
+    }
+
     /// The names of the nested buckets, in order.
     pub fn buckets(&self) -> Result<Vec<Bytes>, Error> {
         let mut names = Vec::new();

@@ -36,8 +36,8 @@ pub(crate) struct Build<'a, D: Disk> {
     freed: Vec<Extent>,
     images: BTreeMap<u64, Bytes>,
     pages: Vec<Page>,
-    /// Relocation: nodes must go below this page, or stay where they are.
-    pub below: Option<u64>,
+    /// Whether everything goes to the lowest place that it fits into, however long that takes to find.
+    pub lowest: bool,
     finished: bool,
 }
 
@@ -77,7 +77,7 @@ impl<'a, D: Disk> Build<'a, D> {
             freed: Vec::new(),
             images: BTreeMap::new(),
             pages: Vec::new(),
-            below: None,
+            lowest: false,
             finished: false,
         }
     }
@@ -96,17 +96,15 @@ impl<'a, D: Disk> Build<'a, D> {
     }
 
     fn allocate(&mut self, pages: u64) -> Extent {
-        let found = match self.below {
-            Some(limit) => self.writer.freelist.allocate_below(pages, limit),
-            None => None,
+        let found = match self.lowest {
+            true => self.writer.freelist.allocate_below(pages, u64::MAX),
+            false => self.writer.freelist.allocate(pages),
         };
-        let extent = found
-            .or_else(|| self.writer.freelist.allocate(pages))
-            .unwrap_or_else(|| {
-                let start = self.high_water;
-                self.high_water += pages;
-                Extent { start, len: pages }
-            });
+        let extent = found.unwrap_or_else(|| {
+            let start = self.high_water;
+            self.high_water += pages;
+            Extent { start, len: pages }
+        });
         self.taken.push(extent);
         extent
     }

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use disk::{Disk, File, LockKind, Open};
 
 use crate::cache::Cache;
+use crate::compact::Pass;
 use crate::error::Error;
 use crate::freelist::{self, Extent, Extents, Freelist};
 use crate::meta::{Meta, NO_FREELIST};
@@ -90,6 +91,8 @@ pub(crate) struct Writer {
     pub freelist: Freelist,
     /// The pages that hold the stored freelist.
     pub stored: Option<Extent>,
+    /// A compaction under way.
+    pub pass: Option<Pass>,
 }
 
 impl<D: Disk> Db<D> {
@@ -142,6 +145,7 @@ impl<D: Disk> Db<D> {
             writer: Mutex::new(Writer {
                 freelist: Freelist::default(),
                 stored: None,
+                pass: None,
             }),
             options,
             file,
@@ -161,6 +165,7 @@ impl<D: Disk> Db<D> {
         *shared.writer() = Writer {
             freelist: Freelist::new(free),
             stored: run,
+            pass: None,
         };
         Ok(Db { shared })
     }

@@ -119,21 +119,35 @@ impl Extents {
         })
     }
 
-    /// As [`Extents::take`], but only what ends at or below `limit`.
-    fn take_below(&mut self, len: u64, limit: u64) -> Option<Extent> {
-        let fits = |&(&start, &have): &(&u64, &u64)| have >= len && start + len <= limit;
-        // By place: with single pages the first extent fits; longer runs look further, which only relocation does.
-        let (&start, &have) = self
+    /// The lowest place for `len` contiguous pages that all lie below page `limit`. Looks at one extent after the other: only
+    /// compaction does this.
+    fn find_below(&self, len: u64, limit: u64) -> Option<Extent> {
+        let below = self
             .by_start
             .iter()
-            .take_while(|(start, _)| **start < limit)
-            .find(fits)?;
-        self.cut(Extent { start, len: have });
+            .take_while(|(start, _)| **start < limit.saturating_sub(len - 1));
+        below
+            .map(|(&start, &len)| Extent { start, len })
+            .find(|extent| extent.len >= len)
+    }
+
+    /// Whether [`Freelist::allocate_below`] would find a place.
+    pub fn fits_below(&self, len: u64, limit: u64) -> bool {
+        self.find_below(len, limit).is_some()
+    }
+
+    /// As [`Extents::take`], but only what ends at or below `limit`.
+    fn take_below(&mut self, len: u64, limit: u64) -> Option<Extent> {
+        let found = self.find_below(len, limit)?;
+        self.cut(found);
         self.paste(Extent {
-            start: start + len,
-            len: have - len,
+            start: found.start + len,
+            len: found.len - len,
         });
-        Some(Extent { start, len })
+        Some(Extent {
+            start: found.start,
+            len,
+        })
     }
 }
 
@@ -196,7 +210,7 @@ impl Freelist {
         self.free.take(len)
     }
 
-    /// Takes pages that all lie below page `limit`.
+    /// Takes pages that all lie below page `limit`, in the lowest place.
     pub fn allocate_below(&mut self, len: u64, limit: u64) -> Option<Extent> {
         self.free.take_below(len, limit)
     }

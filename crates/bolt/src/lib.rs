@@ -7,7 +7,7 @@
 //! cursor   ordered scans             build   a commit: pages taken, freed, written; sync, meta, sync
 //! page, meta, node, freelist         what lies in the file
 //! check    is the file sound         stream  the image of a snapshot
-//! cache    pages in memory
+//! compact  shrink the file online    cache   pages in memory
 //! ```
 //!
 //! Invariants:
@@ -22,6 +22,7 @@ mod bucket;
 mod build;
 mod cache;
 mod check;
+mod compact;
 mod cursor;
 mod db;
 mod error;
@@ -36,6 +37,7 @@ mod write;
 
 pub use bucket::Bucket;
 pub use check::{Problem, check};
+pub use compact::Progress;
 pub use cursor::Cursor;
 pub use db::{Db, Options};
 pub use error::Error;

@@ -37,7 +37,7 @@ pub(crate) enum NewRoot {
 
 /// A child of a branch, while the branch is worked on.
 #[derive(Debug)]
-enum Slot {
+pub(crate) enum Slot {
     Clean(BranchItem),
     /// Contents that are not written yet; `shrunk` if something was deleted from them.
     Dirty {
@@ -47,9 +47,9 @@ enum Slot {
 }
 
 /// A node and whether it lost something.
-struct Edited {
-    node: Node,
-    shrunk: bool,
+pub(crate) struct Edited {
+    pub node: Node,
+    pub shrunk: bool,
 }
 
 impl<D: Disk> Build<'_, D> {
@@ -171,7 +171,7 @@ impl<D: Disk> Build<'_, D> {
     }
 
     /// Merges and splits the changed children of a branch and writes them.
-    fn settle(&mut self, slots: Vec<Slot>, fill: f64) -> Result<Vec<BranchItem>, Error> {
+    pub fn settle(&mut self, slots: Vec<Slot>, fill: f64) -> Result<Vec<BranchItem>, Error> {
         let mut settled: Vec<Slot> = Vec::with_capacity(slots.len());
         for slot in slots {
             if matches!(&slot, Slot::Dirty { node, .. } if node.is_empty()) {

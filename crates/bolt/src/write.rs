@@ -67,6 +67,11 @@ impl<'db, D: Disk> WriteTx<'db, D> {
         })
     }
 
+    /// The writer's lock and the snapshot that a commit would follow, for commits of another kind.
+    pub(crate) fn into_parts(self) -> (MutexGuard<'db, Writer>, Meta) {
+        (self.writer, self.base)
+    }
+
     fn root(&self) -> Tree<'_, D> {
         Tree {
             shared: self.shared,

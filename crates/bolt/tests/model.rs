@@ -6,37 +6,27 @@ use std::collections::BTreeMap;
 
 use bolt::{Db, Options};
 use bytes::Bytes;
-use disk::RealDisk;
-use support::{Model, Random, compare, contents};
-
-fn sound<D: disk::Disk>(db: &Db<D>, context: &str) {
-    let problems = db.check();
-    assert!(
-        problems.is_empty(),
-        "{context}: {}",
-        problems.iter().map(|p| format!("{p}\n")).collect::<String>()
-    );
-}
+use disk::{MemoryDisk, RealDisk};
+use support::{Model, Random, compare, contents, sound};
 
 fn run(seed: u64, commits: usize, page_size: usize, freelist_pages_max: u64) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("db");
+    let (disk, path) = (MemoryDisk::new(seed), std::path::Path::new("/db"));
     let options = Options {
         page_size,
         freelist_pages_max,
         cache_bytes: 1 << 20,
         ..Options::default()
     };
-    let open = || Db::open(RealDisk, &path, options.clone()).unwrap();
+    let open = || Db::open(disk.clone(), path, options.clone()).unwrap();
     let mut random = Random::new(seed);
     let mut db = open();
     let mut model = Model::new();
-    let mut readers: Vec<(bolt::ReadTx<RealDisk>, Model)> = Vec::new();
+    let mut readers: Vec<(bolt::ReadTx<MemoryDisk>, Model)> = Vec::new();
     for commit in 0..commits {
         let context = format!("seed {seed}, commit {commit}");
         let mut tx = db.write().unwrap();
         let mut next = model.clone();
-        support::change(&mut random, &mut tx, &mut next);
+        support::change(&mut random, &mut tx, &mut next, 300);
         if random.chance(10) {
             drop(tx);
         } else {
@@ -58,6 +48,13 @@ fn run(seed: u64, commits: usize, page_size: usize, freelist_pages_max: u64) {
             model = next;
         }
         sound(&db, &context);
+        if random.chance(30) {
+            let budget = 1 + random.below(300) as u64;
+            for _ in 0..random.below(10) {
+                db.compact_step(budget).unwrap();
+                sound(&db, &format!("{context}, compacting"));
+            }
+        }
         let tx = db.read().unwrap();
         compare(&tx, &model, &mut random, &context);
         match random.chance(20) {
@@ -86,7 +83,7 @@ fn run(seed: u64, commits: usize, page_size: usize, freelist_pages_max: u64) {
 
 #[test]
 fn a_database_behaves_as_a_map_of_maps() {
-    for seed in 0..6 {
+    for seed in 0..8 {
         let page_size = [512, 4096, 1024, 16384][seed as usize % 4];
         run(seed, 20, page_size, if seed % 3 == 0 { 0 } else { 16 });
     }

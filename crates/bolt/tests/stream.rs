@@ -14,7 +14,7 @@ fn an_image_is_the_snapshot() {
     let mut model = Model::new();
     let mut commit = |model: &mut Model| {
         let mut tx = db.write().unwrap();
-        change(&mut random, &mut tx, model);
+        change(&mut random, &mut tx, model, 300);
         tx.commit().unwrap();
     };
     for _ in 0..5 {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bolt::{Bucket, ReadTx, WriteTx};
+use bolt::{Bucket, Db, ReadTx, WriteTx};
 use bytes::Bytes;
 use disk::Disk;
 
@@ -33,6 +33,15 @@ impl Random {
     pub fn chance(&mut self, percent: u64) -> bool {
         self.next() % 100 < percent
     }
+}
+
+pub fn sound<D: disk::Disk>(db: &Db<D>, context: &str) {
+    let problems = db.check();
+    assert!(
+        problems.is_empty(),
+        "{context}: {}",
+        problems.iter().map(|p| format!("{p}\n")).collect::<String>()
+    );
 }
 
 pub fn entries<D: Disk>(bucket: &Bucket<'_, D>) -> BTreeMap<Bytes, Bytes> {
@@ -72,8 +81,8 @@ fn value(random: &mut Random) -> Bytes {
     Bytes::from(vec![random.next() as u8; len])
 }
 
-/// A random transaction: the same changes to the database and the model.
-pub fn change<D: Disk>(random: &mut Random, tx: &mut WriteTx<'_, D>, model: &mut Model) {
+/// A random transaction of up to `most` puts per bucket: the same changes to the database and the model.
+pub fn change<D: Disk>(random: &mut Random, tx: &mut WriteTx<'_, D>, model: &mut Model, most: usize) {
     for name in BUCKETS {
         if random.chance(3) && model.contains_key(name) {
             tx.delete_bucket(name).unwrap();
@@ -87,7 +96,7 @@ pub fn change<D: Disk>(random: &mut Random, tx: &mut WriteTx<'_, D>, model: &mut
         if random.chance(50) {
             tx.set_fill_percent(name, 0.1 + random.below(10) as f64 / 10.0).unwrap();
         }
-        let puts = [0, 1, 10, 300][random.below(4)];
+        let puts = [0, 1, most / 30, most][random.below(4)];
         for _ in 0..puts {
             let (key, value) = (key(random), value(random));
             tx.put(name, &key, &value).unwrap();
