@@ -1,7 +1,10 @@
 //! Runs etcd on Kubernetes: an operator, and the server that it runs.
 
+pub mod backup;
 pub mod certificates;
 pub mod member;
+#[cfg(feature = "local")]
+pub mod object_store;
 pub mod plan;
 pub mod platform;
 pub mod reconcile;
