@@ -4,27 +4,23 @@
 mod network;
 
 use bytes::Bytes;
-use network::{config, storage};
+use network::{Random, config, storage};
 use prost::Message as _;
 use proto::raftpb::{ConfChange, ConfState, Entry, Message, Snapshot, SnapshotMetadata};
 use raft::{AnyConfChange, Config, LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, MemoryStorage, RawNode, Storage};
 
-/// SplitMix64.
-struct Random(u64);
+/// What a peer could send, with all its parts random.
+trait Arbitrary {
+    fn number(&mut self) -> u64;
+    fn around(&mut self, near: u64) -> u64;
+    fn id(&mut self) -> u64;
+    fn bytes(&mut self) -> Bytes;
+    fn entries(&mut self, term: u64, index: u64) -> Vec<Entry>;
+    fn snapshot(&mut self, index: u64, term: u64) -> Snapshot;
+    fn message(&mut self, node: &RawNode<MemoryStorage>) -> Message;
+}
 
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
+impl Arbitrary for Random {
     /// Mostly small, now and then at the edge of what fits.
     fn number(&mut self) -> u64 {
         match self.below(40) {
