@@ -23,3 +23,8 @@ pub use revision::Revision;
 pub use store::Store;
 pub use watch::{Delivery, Notify, StreamOptions, WatchHub, WatchStream};
 pub use write::{Change, Changes, WriteTxn};
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod real;
