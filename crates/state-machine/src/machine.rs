@@ -159,7 +159,7 @@ impl<D: Disk> StateMachine<D> {
             position_moved: false,
             conf_state: tables.conf_state,
         };
-        machine.align_storage_version()?;
+        machine.complete()?;
         Ok(machine)
     }
 
@@ -179,8 +179,20 @@ impl<D: Disk> StateMachine<D> {
         self.position = tables.position;
         self.position_moved = false;
         self.conf_state = tables.conf_state;
-        self.align_storage_version()?;
+        self.complete()?;
         Ok(())
+    }
+
+    /// Writes what every database of this version has and this one lacks.
+    fn complete(&mut self) -> Result<(), Error> {
+        if self.backend.get(Bucket::Auth, schema::AUTH_REVISION)?.is_none() {
+            self.backend.put(
+                Bucket::Auth,
+                Bytes::from_static(schema::AUTH_REVISION),
+                schema::encode_u64(1),
+            );
+        }
+        self.align_storage_version()
     }
 
     /// Applies a normal entry. One that the database includes already does nothing.
