@@ -127,3 +127,6 @@ fn header(revision: i64) -> Option<ResponseHeader> {
         ..ResponseHeader::default()
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,3 +157,6 @@ fn previous_of<D: Disk>(view: &ReadView<D>, key: &[u8], revision: i64) -> Result
         false => view.get_at(key, revision - 1),
     }
 }
+
+#[cfg(test)]
+mod tests;
