@@ -1,5 +1,6 @@
 //! Runs etcd on Kubernetes: an operator, and the server that it runs.
 
+pub mod api;
 pub mod backup;
 pub mod certificates;
 pub mod member;
