@@ -47,6 +47,8 @@ pub enum Input<D: Disk> {
         /// The database, under a temporary name.
         path: PathBuf,
     },
+    /// Somebody wants the database as of now: [`Output::SnapshotTaken`] follows.
+    TakeSnapshot,
     /// Hand leadership over.
     TransferLeader(u64),
     /// The server versions of all members, `None` for those that did not answer.
@@ -71,6 +73,8 @@ pub enum Output<D: Disk> {
         /// The database as of the message's index.
         database: state_machine::FileView<D>,
     },
+    /// The database, with all that was applied when [`Input::TakeSnapshot`] came. One for all that waited.
+    SnapshotTaken(state_machine::FileView<D>),
     /// Proposals of this member were applied or refused, by id.
     Applied(Vec<(u64, Result<Response, Error>)>),
     /// A change of members was applied or refused.

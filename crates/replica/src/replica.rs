@@ -181,6 +181,10 @@ impl<D: Disk> Replica<D> {
             Input::Unreachable(id) => self.raft.report_unreachable(id)?,
             Input::SnapshotSent { member_id, ok } => self.snapshot_sent(member_id, ok, now)?,
             Input::SnapshotReceived { message, path } => self.snapshot_received(*message, &path)?,
+            Input::TakeSnapshot => {
+                self.snapshots.take = true;
+                self.commit_if_due(now)?;
+            }
             Input::TransferLeader(id) => self.raft.transfer_leader(id)?,
             Input::Versions(servers) => self.propose_cluster_version(&servers, now),
             Input::AdvanceTicks(ticks) => {
@@ -188,6 +192,18 @@ impl<D: Disk> Replica<D> {
                     self.raft.tick()?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Brings the database up to the last applied entry, at the end of a process. No commit may be under way; if one is, the log
+    /// has what is missing.
+    ///
+    /// # Errors
+    /// As [`Replica::step`].
+    pub fn close(&mut self) -> Result<(), Fatal> {
+        if !self.snapshots.is_committing() {
+            self.state.commit()?;
         }
         Ok(())
     }

@@ -36,6 +36,8 @@ pub(crate) struct Snapshots {
     /// Write a `.snap` file although it is not yet time.
     pub force: bool,
     memory_index: u64,
+    /// Somebody here waits for the database.
+    pub take: bool,
     /// Peers that raft wants to send a snapshot to.
     pub wanted: Vec<Message>,
     /// What the commit under way is for.
@@ -52,10 +54,15 @@ pub(crate) struct Snapshots {
 struct Barrier {
     snapshot: Snapshot,
     own: bool,
+    take: bool,
     sends: Vec<Message>,
 }
 
 impl Snapshots {
+    pub fn is_committing(&self) -> bool {
+        self.committing
+    }
+
     pub fn new(snapshot_index: u64, applied: u64, now: Uptime) -> Snapshots {
         Snapshots {
             generation: 0,
@@ -63,6 +70,7 @@ impl Snapshots {
             committed_at: now,
             own_index: snapshot_index,
             force: false,
+            take: false,
             memory_index: applied,
             wanted: Vec::new(),
             barrier: None,
@@ -81,15 +89,16 @@ impl<D: Disk> Replica<D> {
             return Ok(());
         }
         let own = self.snapshots.force || self.applied() - self.snapshots.own_index > self.config.snapshot_count;
-        let needs_barrier = own || !self.snapshots.wanted.is_empty();
+        let needs_barrier = own || self.snapshots.take || !self.snapshots.wanted.is_empty();
         let in_time = now.saturating_sub(self.snapshots.committed_at) >= self.config.commit_interval;
         if !(needs_barrier || self.state.commit_due() || (in_time && self.state.has_uncommitted())) {
             return Ok(());
         }
-        if needs_barrier && self.applied() > 0 {
+        if needs_barrier {
             self.snapshots.barrier = Some(Barrier {
                 snapshot: self.snapshot_of_state(),
                 own,
+                take: std::mem::take(&mut self.snapshots.take),
                 sends: std::mem::take(&mut self.snapshots.wanted),
             });
             self.snapshots.force = false;
@@ -123,9 +132,18 @@ impl<D: Disk> Replica<D> {
         for revision in std::mem::take(&mut self.snapshots.compacted) {
             self.outputs.push(Output::Compacted(revision));
         }
-        let Some(Barrier { snapshot, own, sends }) = self.snapshots.barrier.take() else {
+        let Some(Barrier {
+            snapshot,
+            own,
+            take,
+            sends,
+        }) = self.snapshots.barrier.take()
+        else {
             return Ok(());
         };
+        if take {
+            self.outputs.push(Output::SnapshotTaken(self.state.snapshot()));
+        }
         for mut message in sends {
             // Raft may have moved on; an old term's message would be ignored, and its database streamed for nothing.
             if message.term != self.raft.term() || !self.leads() {
@@ -233,7 +251,8 @@ impl<D: Disk> Replica<D> {
         let snapshots = &mut self.snapshots;
         snapshots.generation += 1;
         snapshots.committing = false;
-        snapshots.barrier = None;
+        // Who waits for the old database gets the new one.
+        snapshots.take |= snapshots.barrier.take().is_some_and(|barrier| barrier.take);
         snapshots.wanted.clear();
         snapshots.compacted.clear();
         (snapshots.own_index, snapshots.memory_index) = (index, index);

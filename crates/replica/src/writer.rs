@@ -33,6 +33,13 @@ pub struct PersistJob {
     pub(crate) responses: Vec<Message>,
 }
 
+impl PersistJob {
+    /// Bytes of entries in it, about.
+    pub fn size(&self) -> usize {
+        self.entries.iter().map(|entry| entry.data.len() + 32).sum()
+    }
+}
+
 /// What [`LogWriter::persist`] made durable: proof for [`crate::Input::Persisted`].
 #[derive(Debug)]
 pub struct Persisted {

@@ -13,11 +13,12 @@ use std::sync::{RwLock, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use disk::RealDisk;
 use prost::Message as _;
 use proto::etcdserverpb::{self as pb, InternalRaftRequest, Member};
 use proto::raftpb::{ConfChange, Message};
-use replica::RequestIds;
-use replica::state_machine::Code;
+use replica::state_machine::{Code, FileView};
+use replica::{Committed, Fatal, Persisted, RequestIds};
 use tokio::sync::{oneshot, watch};
 use tokio_stream::{Stream, StreamExt};
 
@@ -104,38 +105,8 @@ impl Error {
     }
 }
 
-/// What applying a request gave. The variants are named like the fields of `InternalRaftRequest`.
-#[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
-pub enum Response {
-    /// Requests without an answer of their own (attributes, cluster version, checkpoints, downgrade info).
-    Empty,
-    Range(pb::RangeResponse),
-    Put(pb::PutResponse),
-    DeleteRange(pb::DeleteRangeResponse),
-    Txn(pb::TxnResponse),
-    Compaction(pb::CompactionResponse),
-    LeaseGrant(pb::LeaseGrantResponse),
-    LeaseRevoke(pb::LeaseRevokeResponse),
-    Alarm(pb::AlarmResponse),
-    AuthEnable(pb::AuthEnableResponse),
-    AuthDisable(pb::AuthDisableResponse),
-    AuthStatus(pb::AuthStatusResponse),
-    Authenticate(pb::AuthenticateResponse),
-    AuthUserAdd(pb::AuthUserAddResponse),
-    AuthUserDelete(pb::AuthUserDeleteResponse),
-    AuthUserGet(pb::AuthUserGetResponse),
-    AuthUserChangePassword(pb::AuthUserChangePasswordResponse),
-    AuthUserGrantRole(pb::AuthUserGrantRoleResponse),
-    AuthUserRevokeRole(pb::AuthUserRevokeRoleResponse),
-    AuthUserList(pb::AuthUserListResponse),
-    AuthRoleList(pb::AuthRoleListResponse),
-    AuthRoleAdd(pb::AuthRoleAddResponse),
-    AuthRoleDelete(pb::AuthRoleDeleteResponse),
-    AuthRoleGet(pb::AuthRoleGetResponse),
-    AuthRoleGrantPermission(pb::AuthRoleGrantPermissionResponse),
-    AuthRoleRevokePermission(pb::AuthRoleRevokePermissionResponse),
-}
+/// What applying a request gave.
+pub use replica::state_machine::Response;
 
 /// A look at the member; taken from atomics, so that it costs nothing and is not one consistent instant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -219,15 +190,15 @@ pub trait PeerSender: Send + Sync + 'static {
     fn active_since(&self, member_id: u64) -> Option<Instant>;
 }
 
-/// What the run loop's thread is asked to do. `Handle`'s methods make these; nothing else does.
+/// What the run loop's thread is asked to do. `Handle`'s methods make these, and the threads beside the run loop.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub enum Command {
     Propose {
         id: u64,
         data: Bytes,
-        priority: bool,
-        wait_physical: bool,
+        /// Answer once a compaction at this revision is durable.
+        wait_compacted: Option<i64>,
         reply: oneshot::Sender<Result<Response, Error>>,
     },
     Configure {
@@ -266,6 +237,12 @@ pub enum Command {
     Defragment {
         reply: oneshot::Sender<Result<(), Error>>,
     },
+    Snapshot {
+        reply: oneshot::Sender<Result<FileView<RealDisk>, Error>>,
+    },
+    Versions(Vec<(u64, Option<String>)>),
+    Persisted(Result<Persisted, Fatal>),
+    Committed(Result<Committed<RealDisk>, Fatal>),
     Stop,
 }
 
@@ -321,7 +298,7 @@ pub(crate) struct Shared {
     pub member_id: u64,
     pub cluster_id: u64,
     pub limits: Limits,
-    pub ids: RequestIds,
+    pub ids: Arc<RequestIds>,
     pub vital: Vital,
     pub membership: RwLock<Arc<Membership>>,
     pub leadership: watch::Sender<Leadership>,
@@ -367,16 +344,13 @@ impl Handle {
         if size > self.shared.limits.max_request_bytes {
             return Err(Error::RequestTooLarge);
         }
-        let wait_physical = request
-            .compaction
-            .as_ref()
-            .is_some_and(|compaction| compaction.physical);
+        let physical = request.compaction.as_ref().filter(|compaction| compaction.physical);
+        let wait_compacted = physical.map(|compaction| compaction.revision);
         let data = Bytes::from(request.encode_to_vec());
         self.ask(|reply| Command::Propose {
             id,
             data,
-            priority,
-            wait_physical,
+            wait_compacted,
             reply,
         })
         .await
@@ -529,6 +503,17 @@ impl Handle {
         self.tell(Command::Defragment { reply })?;
         // Not a raft request: it takes as long as it takes, as in etcd.
         answer.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// The database as of now, consistent and durable; a view that does not move. Stream it away from the async threads.
+    pub async fn snapshot(&self) -> Result<FileView<RealDisk>, Error> {
+        self.ask(|reply| Command::Snapshot { reply }).await
+    }
+
+    /// The server versions of all members (`GET /version`), `None` for those that did not answer: what the leader decides the
+    /// cluster version by.
+    pub fn report_versions(&self, versions: Vec<(u64, Option<String>)>) {
+        self.tell(Command::Versions(versions)).ok();
     }
 
     /// A message from a peer. [`Error::MessageToOther`] and [`Error::MessageFromRemoved`] are answered with 403.

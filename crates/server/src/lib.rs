@@ -5,4 +5,5 @@ pub mod handle;
 pub mod listener;
 pub mod metrics;
 pub mod peer;
+pub mod run;
 pub mod tls;

@@ -174,7 +174,7 @@ impl World {
                 Output::Published => self.nodes.get_mut(&id).unwrap().published = true,
                 Output::Restored => self.node(id).restored += 1,
                 Output::Removed => self.nodes.get_mut(&id).unwrap().removed = true,
-                Output::Leader { .. } | Output::ClusterChanged | Output::Compacted(_) => {}
+                Output::SnapshotTaken(_) | Output::Leader { .. } | Output::ClusterChanged | Output::Compacted(_) => {}
             }
         }
     }

@@ -90,7 +90,7 @@ async fn node(id: u64, cluster_id: u64) -> Node {
             election_timeout: Duration::from_secs(1),
             max_request_bytes: 1 << 20,
         },
-        ids: replica::RequestIds::new(id, 0),
+        ids: Arc::new(replica::RequestIds::new(id, 0)),
         vital: Vital::default(),
         membership: RwLock::default(),
         leadership: tokio::sync::watch::Sender::new(now),
