@@ -130,7 +130,9 @@ impl<D: Disk> Db<D> {
             }
             len = file.len().map_err(io("measure"))?;
         }
-        let meta = find_meta(&file, path, options.page_size)?;
+        let mut meta = find_meta(&file, path, options.page_size)?;
+        // The older meta of a file that was cut since, or a lie: what lies beyond the end is in no tree.
+        meta.high_water = meta.high_water.min(len / u64::from(meta.page_size));
         let shared = Arc::new(Shared {
             page_size: meta.page_size as usize,
             path: path.into(),

@@ -58,6 +58,9 @@ impl Meta {
         if meta.high_water > u64::MAX / 2 / u64::from(meta.page_size) {
             return Err(format!("high-water page {}", meta.high_water));
         }
+        if meta.txid > u64::MAX / 2 {
+            return Err(format!("transaction id {}", meta.txid));
+        }
         let in_file = |id: u64| (2..meta.high_water).contains(&id);
         if !in_file(meta.root) {
             return Err(format!("root page {} of {} pages", meta.root, meta.high_water));
