@@ -208,12 +208,14 @@ impl<'a, D: Disk> Build<'a, D> {
         }
         // The list's own pages may come out of it, so that it shrinks meanwhile; the run may then have an unused end.
         let at = self.allocate(pages);
-        let mut all = self.writer.freelist.free().clone();
-        for extent in self.writer.freelist.pending().chain(self.freed.iter().copied()) {
-            all.insert(extent);
-        }
-        self.images
-            .insert(at.start, Bytes::from(freelist::encode(at, &all, self.shared.page_size)));
+        let free = self.writer.freelist.free().iter();
+        let mut all: Vec<Extent> = free
+            .chain(self.writer.freelist.pending())
+            .chain(self.freed.iter().copied())
+            .collect();
+        all.sort_unstable();
+        let image = freelist::encode(at, &all, self.shared.page_size);
+        self.images.insert(at.start, Bytes::from(image));
         Ok(Some(at))
     }
 

@@ -49,7 +49,7 @@ impl Default for Options {
             cache_bytes: 32 << 20,
             fill_percent: 0.5,
             growth_bytes: 16 << 20,
-            freelist_pages_max: 16,
+            freelist_pages_max: 64,
             read_only: false,
         }
     }

@@ -255,10 +255,10 @@ pub(crate) fn stored_pages(count: u64, page_size: usize) -> u64 {
     (HEADER as u64 + ids * 8).div_ceil(page_size as u64).max(1)
 }
 
-/// Encodes sorted extents as the freelist page (run) `at`.
-pub(crate) fn encode(at: Extent, extents: &Extents, page_size: usize) -> Vec<u8> {
+/// Encodes extents, which are sorted and do not overlap, as the freelist page (run) `at`.
+pub(crate) fn encode(at: Extent, extents: &[Extent], page_size: usize) -> Vec<u8> {
     let mut data = vec![0; at.len as usize * page_size];
-    let count = extents.pages();
+    let count: u64 = extents.iter().map(|extent| extent.len).sum();
     let stored = if count >= 0xFFFF { 0xFFFF } else { count as u16 };
     Header {
         id: at.start,
@@ -375,7 +375,7 @@ mod tests {
                 start: 7,
                 len: stored_pages(pages, 4096),
             };
-            let data = encode(at, &free, 4096);
+            let data = encode(at, &free.iter().collect::<Vec<_>>(), 4096);
             assert_eq!(list(&decode(7, &data, 200_000).unwrap()), list(&free), "{pages}");
         }
     }
@@ -383,7 +383,8 @@ mod tests {
     #[test]
     fn a_damaged_list_is_refused() {
         let free = extents(&[(100, 3)]);
-        let data = encode(Extent { start: 7, len: 1 }, &free, 512);
+        let at = Extent { start: 7, len: 1 };
+        let data = encode(at, &free.iter().collect::<Vec<_>>(), 512);
         assert!(decode(7, &data, 102).is_err(), "beyond the high-water page");
         assert!(decode(8, &data, 200).is_err(), "another page");
         let mut twice = data.clone();

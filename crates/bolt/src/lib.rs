@@ -23,6 +23,7 @@ mod build;
 mod cache;
 mod check;
 mod compact;
+mod copy;
 mod cursor;
 mod db;
 mod error;

@@ -5,8 +5,8 @@ mod support;
 use std::path::Path;
 
 use bolt::{Db, Error, Options};
-use disk::{Disk, File, MemoryDisk, Open};
-use support::{Model, Random, contents};
+use disk::MemoryDisk;
+use support::{Model, Random, contents, read_file, write_file};
 
 const PAGE: usize = 512;
 
@@ -47,20 +47,12 @@ fn sample(freelist_pages_max: u64) -> Vec<u8> {
         tx.commit().unwrap();
     }
     assert_eq!(db.check(), []);
-    image(&disk)
-}
-
-fn image(disk: &MemoryDisk) -> Vec<u8> {
-    let file = disk.open(path(), Open::Read).unwrap();
-    let mut data = vec![0; file.len().unwrap() as usize];
-    file.read_exact_at(&mut data, 0).unwrap();
-    data
+    read_file(&disk, path())
 }
 
 fn disk_with(data: &[u8]) -> MemoryDisk {
     let disk = MemoryDisk::new(1);
-    let file = disk.open(path(), Open::CreateNew).unwrap();
-    file.write_all_at(data, 0).unwrap();
+    write_file(&disk, path(), data);
     disk
 }
 
@@ -214,7 +206,7 @@ fn a_file_that_is_no_database_is_refused_and_left_alone() {
         let disk = disk_with(data);
         let error = Db::open(disk.clone(), path(), options()).unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error}");
-        assert_eq!(image(&disk), data);
+        assert_eq!(read_file(&disk, path()), data);
     }
 }
 

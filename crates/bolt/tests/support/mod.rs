@@ -2,10 +2,11 @@
 #![allow(dead_code)] // Each test binary uses its own part.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use bolt::{Bucket, Db, ReadTx, WriteTx};
 use bytes::Bytes;
-use disk::Disk;
+use disk::{Disk, File, Open};
 
 /// Bucket -> key -> value.
 pub type Model = BTreeMap<Bytes, BTreeMap<Bytes, Bytes>>;
@@ -157,4 +158,16 @@ pub fn compare<D: Disk>(tx: &ReadTx<D>, model: &Model, random: &mut Random, cont
             );
         }
     }
+}
+
+pub fn write_file<D: Disk>(disk: &D, path: &Path, data: &[u8]) {
+    let file = disk.open(path, Open::CreateNew).unwrap();
+    file.write_all_at(data, 0).unwrap();
+}
+
+pub fn read_file<D: Disk>(disk: &D, path: &Path) -> Vec<u8> {
+    let file = disk.open(path, Open::Read).unwrap();
+    let mut data = vec![0; file.len().unwrap() as usize];
+    file.read_exact_at(&mut data, 0).unwrap();
+    data
 }
