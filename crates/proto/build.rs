@@ -7,6 +7,7 @@ const FILES: &[&str] = &[
     "authpb.proto",
     "etcdserverpb/raft_internal.proto",
     "etcdserverpb/rpc.proto",
+    "health.proto",
     "leasepb.proto",
     "membershippb.proto",
     "mvccpb.proto",

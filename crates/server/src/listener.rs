@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
-pub use serve::{Connection, Http, Stop, serve, serve_http1};
+pub use serve::{Connection, Http, Stop, serve, serve_http1, stopped};
 pub use stream::Traffic;
 
 use crate::config::Url;

@@ -51,7 +51,8 @@ pub struct Connection {
 /// The stop signal: becomes true once. A dropped sender counts as stopped.
 pub type Stop = watch::Receiver<bool>;
 
-async fn stopped(stop: &mut Stop) {
+/// Resolves when the stop signal has come.
+pub async fn stopped(stop: &mut Stop) {
     stop.wait_for(|stop| *stop).await.ok();
 }
 

@@ -101,9 +101,11 @@ impl Histogram {
     }
 }
 
-/// What a family can be made of.
-pub(super) trait Instrument {
+/// What a family can be made of; the three instruments of this module.
+pub trait Instrument {
+    /// What Prometheus calls it.
     const KIND: Kind;
+    /// Writes the samples of one combination of label values.
     fn write_sample(&self, family: &mut super::text::FamilyText<'_>, labels: &[(&str, &str)]);
 }
 

@@ -1,0 +1,203 @@
+//! Keys and values (etcd server/etcdserver/api/v3rpc/key.go).
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use disk::RealDisk;
+use proto::etcdserverpb::kv_server::Kv;
+use proto::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, InternalRaftRequest, PutRequest,
+    PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
+};
+use replica::state_machine::Error as Refusal;
+use replica::state_machine::mvcc::RangeStream;
+use replica::state_machine::quota::{put_cost, txn_cost};
+use replica::state_machine::txn;
+use tokio_stream::Stream;
+use tonic::{Code, Request, Response, Status};
+
+use super::Api;
+use super::call::{Call, refused, status};
+use crate::handle::{Error, Response as Applied};
+use crate::metrics::rpc::Method;
+
+/// An answer of the log that does not belong to the request: a fault of this server.
+pub(super) fn unexpected(applied: &Applied) -> Error {
+    Error::Internal(format!(
+        "the log answered a request with {}",
+        format!("{applied:?}").split('(').next().unwrap_or_default()
+    ))
+}
+
+#[tonic::async_trait]
+impl Kv for Api {
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.unary(Method::Range, &metadata, async {
+            if self.member.is_learner() && !request.serializable {
+                return Err(Error::Refused(Refusal::NotSupportedForLearner));
+            }
+            refused(txn::check_range(&request))?;
+            let mut response = self.member.range(&request).await?;
+            self.member.fill(&mut response.header);
+            Ok(response)
+        })
+        .await
+    }
+
+    type RangeStreamStream = Chunks;
+
+    async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Chunks>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let (call, _) = self.stream(Method::RangeStream, &metadata)?;
+        call.received();
+        let started = async {
+            refused(txn::check_range_stream(&request))?;
+            if !request.serializable {
+                self.member.handle.linearizable().await?;
+            }
+            let chunk_bytes = usize::try_from(self.member.config.max_request_bytes).unwrap_or(usize::MAX);
+            refused(self.member.kv.range_stream(request, chunk_bytes))
+        };
+        match started.await {
+            Ok(chunks) => Ok(Response::new(Chunks {
+                chunks,
+                call: Some(call),
+                member: self.member.clone(),
+            })),
+            Err(error) => {
+                let status = status(error);
+                call.end(status.code());
+                Err(status)
+            }
+        }
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.unary(Method::Put, &metadata, async {
+            self.member.fits_quota(put_cost(&request)).await?;
+            refused(txn::check_put(&request))?;
+            let request = InternalRaftRequest {
+                put: Some(request),
+                ..InternalRaftRequest::default()
+            };
+            match self.member.propose("Put", request).await? {
+                Applied::Put(mut response) => {
+                    self.member.fill(&mut response.header);
+                    Ok(response)
+                }
+                other => Err(unexpected(&other)),
+            }
+        })
+        .await
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.unary(Method::DeleteRange, &metadata, async {
+            refused(txn::check_delete_range(&request))?;
+            let request = InternalRaftRequest {
+                delete_range: Some(request),
+                ..InternalRaftRequest::default()
+            };
+            match self.member.propose("DeleteRange", request).await? {
+                Applied::DeleteRange(mut response) => {
+                    self.member.fill(&mut response.header);
+                    Ok(response)
+                }
+                other => Err(unexpected(&other)),
+            }
+        })
+        .await
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.unary(Method::Txn, &metadata, async {
+            self.member.fits_quota(txn_cost(&request)).await?;
+            let ops_max = usize::try_from(self.member.config.max_txn_ops).unwrap_or(usize::MAX);
+            refused(txn::check_txn(&request, ops_max))?;
+            let mut response = if txn::is_read_only(&request) {
+                self.member.txn_read_only(request).await?
+            } else {
+                let request = InternalRaftRequest {
+                    txn: Some(request),
+                    ..InternalRaftRequest::default()
+                };
+                match self.member.propose("Txn", request).await? {
+                    Applied::Txn(response) => response,
+                    other => return Err(unexpected(&other)),
+                }
+            };
+            self.member.fill(&mut response.header);
+            Ok(response)
+        })
+        .await
+    }
+
+    async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.unary(Method::Compact, &metadata, async {
+            let request = InternalRaftRequest {
+                compaction: Some(request),
+                ..InternalRaftRequest::default()
+            };
+            match self.member.propose("Compaction", request).await? {
+                Applied::Compaction(_) => Ok(CompactionResponse {
+                    header: Some(self.member.header()),
+                }),
+                other => Err(unexpected(&other)),
+            }
+        })
+        .await
+    }
+}
+
+/// The parts of a streamed range. Each is read when the one before has been taken.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    chunks: RangeStream<RealDisk>,
+    call: Option<Call>,
+    member: std::sync::Arc<crate::member::Member>,
+}
+
+impl Stream for Chunks {
+    type Item = Result<RangeStreamResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.call.is_none() {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(match this.chunks.next() {
+            Some(Ok(mut part)) => {
+                if part.header.is_some() {
+                    this.member.fill(&mut part.header);
+                }
+                if let Some(call) = &this.call {
+                    call.sent();
+                }
+                Some(Ok(RangeStreamResponse {
+                    range_response: Some(part),
+                }))
+            }
+            Some(Err(error)) => {
+                let status = status(Error::Refused(error));
+                if let Some(call) = this.call.take() {
+                    call.end(status.code());
+                }
+                Some(Err(status))
+            }
+            None => {
+                if let Some(call) = this.call.take() {
+                    call.end(Code::Ok);
+                }
+                None
+            }
+        })
+    }
+}

@@ -1,0 +1,183 @@
+//! Leases (etcd server/etcdserver/api/v3rpc/lease.go).
+
+use proto::etcdserverpb::lease_server::Lease;
+use proto::etcdserverpb::{
+    InternalRaftRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+    LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+};
+use replica::state_machine::Error as Refusal;
+use replica::state_machine::quota::LEASE_COST;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::Api;
+use super::call::{Call, status, stream_over};
+use super::kv::unexpected;
+use crate::handle::{Error, Response as Applied};
+use crate::member::Member;
+use crate::metrics::rpc::Method;
+
+#[tonic::async_trait]
+impl Lease for Api {
+    async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Result<Response<LeaseGrantResponse>, Status> {
+        let (metadata, _, mut request) = request.into_parts();
+        self.unary(Method::LeaseGrant, &metadata, async {
+            self.member.fits_quota(LEASE_COST).await?;
+            while request.id == 0 {
+                request.id = (self.member.handle.next_id() & (i64::MAX as u64)) as i64;
+            }
+            let ttl = request.ttl;
+            let request = InternalRaftRequest {
+                lease_grant: Some(request),
+                ..InternalRaftRequest::default()
+            };
+            match self.member.propose("LeaseGrant", request).await? {
+                Applied::LeaseGrant(mut response) => {
+                    self.member.metrics.lease_granted.inc();
+                    self.member.metrics.lease_ttl.observe(ttl as f64);
+                    self.member.fill(&mut response.header);
+                    Ok(response)
+                }
+                other => Err(unexpected(&other)),
+            }
+        })
+        .await
+    }
+
+    async fn lease_revoke(
+        &self,
+        request: Request<LeaseRevokeRequest>,
+    ) -> Result<Response<LeaseRevokeResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.unary(Method::LeaseRevoke, &metadata, async {
+            let request = InternalRaftRequest {
+                lease_revoke: Some(request),
+                ..InternalRaftRequest::default()
+            };
+            match self.member.propose("LeaseRevoke", request).await? {
+                Applied::LeaseRevoke(mut response) => {
+                    self.member.metrics.lease_revoked.inc();
+                    self.member.fill(&mut response.header);
+                    Ok(response)
+                }
+                other => Err(unexpected(&other)),
+            }
+        })
+        .await
+    }
+
+    type LeaseKeepAliveStream = ReceiverStream<Result<LeaseKeepAliveResponse, Status>>;
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let (call, requires_leader) = self.stream(Method::LeaseKeepAlive, request.metadata())?;
+        let mut requests = request.into_inner();
+        let (answers, stream) = mpsc::channel(16);
+        let member = self.member.clone();
+        tokio::spawn(async move {
+            let over = stream_over(member.clone(), requires_leader);
+            let code = tokio::select! {
+                code = keep_alive(&member, &mut requests, &answers, &call) => code,
+                error = over => {
+                    let status = status(error);
+                    let code = status.code();
+                    // A client that is gone needs no reason.
+                    answers.send(Err(status)).await.ok();
+                    code
+                }
+                () = answers.closed() => Code::Cancelled,
+            };
+            call.end(code);
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<LeaseTimeToLiveRequest>,
+    ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.unary(Method::LeaseTimeToLive, &metadata, async {
+            let id = request.id;
+            let mut response = match self.member.lease_time_to_live(request).await {
+                Err(Error::Refused(Refusal::LeaseNotFound)) => LeaseTimeToLiveResponse {
+                    id,
+                    ttl: -1,
+                    ..LeaseTimeToLiveResponse::default()
+                },
+                answer => answer?,
+            };
+            // Forwarded answers bring the leader's header; the client is told who it asked.
+            response.header = None;
+            self.member.fill(&mut response.header);
+            Ok(response)
+        })
+        .await
+    }
+
+    async fn lease_leases(
+        &self,
+        request: Request<LeaseLeasesRequest>,
+    ) -> Result<Response<LeaseLeasesResponse>, Status> {
+        self.unary(Method::LeaseLeases, request.metadata(), async {
+            // etcd waits until all that is committed is applied, so that a lease just granted is listed.
+            self.member
+                .handle
+                .wait_applied(self.member.handle.status().commit)
+                .await?;
+            let leases = self
+                .member
+                .leases
+                .ids_by_expiry()
+                .into_iter()
+                .map(|id| LeaseStatus { id })
+                .collect();
+            Ok(LeaseLeasesResponse {
+                header: Some(self.member.header()),
+                leases,
+            })
+        })
+        .await
+    }
+}
+
+/// Answers keep-alives until the client is done; the code with which the stream ends.
+async fn keep_alive(
+    member: &Member,
+    requests: &mut Streaming<LeaseKeepAliveRequest>,
+    answers: &mpsc::Sender<Result<LeaseKeepAliveResponse, Status>>,
+    call: &Call,
+) -> Code {
+    loop {
+        let id = match requests.message().await {
+            Ok(Some(request)) => request.id,
+            Ok(None) => return Code::Ok,
+            Err(status) => return status.code(),
+        };
+        call.received();
+        // Before the renewal: a client must not see a revision at which the lease may already have been revoked.
+        let header = Some(member.header());
+        let ttl = match member.lease_renew(id).await {
+            Ok(ttl) => ttl,
+            Err(Error::Refused(Refusal::LeaseNotFound)) => 0,
+            Err(error) => {
+                let status = status(error);
+                let code = status.code();
+                answers.send(Err(status)).await.ok();
+                return code;
+            }
+        };
+        if answers
+            .send(Ok(LeaseKeepAliveResponse { header, id, ttl }))
+            .await
+            .is_err()
+        {
+            return Code::Cancelled;
+        }
+        call.sent();
+    }
+}

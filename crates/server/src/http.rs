@@ -1,0 +1,169 @@
+//! Plain HTTP on client and metrics URLs (etcd server/etcdserver/api/etcdhttp): `/health`, `/livez`, `/readyz`, `/version`,
+//! `/metrics`, `/debug/vars`.
+//!
+//! Invariants:
+//! - Answers are etcd's, byte for byte, headers included: probes and tools compare them.
+//! - Metrics URLs answer metrics and health only; there is no data behind them.
+//! - On plaintext client URLs the host of a request must be on the whitelist (DNS rebinding, CVE-2018-5702).
+
+mod access;
+mod health;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use tonic::body::Body;
+
+use crate::listener::Connection;
+use crate::member::Member;
+
+/// An answer before its body is boxed.
+type Answer = Response<Full<Bytes>>;
+
+/// What is served on an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything: a client URL.
+    Client,
+    /// Metrics and health: `--listen-metrics-urls`.
+    Metrics,
+}
+
+/// Answers one request that is not gRPC.
+pub async fn answer<B>(member: &Arc<Member>, scope: Scope, from: &Connection, request: &Request<B>) -> Response<Body> {
+    let answer = match scope {
+        Scope::Metrics => route(member, scope, request).await,
+        Scope::Client => match access::refuse(&member.config, from.secure, request) {
+            Some(refusal) => refusal,
+            None => {
+                let mut answer = match *request.method() {
+                    Method::OPTIONS => Response::new(Full::default()),
+                    _ => route(member, scope, request).await,
+                };
+                access::allow_origin(&member.config, request, answer.headers_mut());
+                answer
+            }
+        },
+    };
+    answer.map(Body::new)
+}
+
+async fn route<B>(member: &Arc<Member>, scope: Scope, request: &Request<B>) -> Answer {
+    let path = request.uri().path();
+    let query = request.uri().query().unwrap_or_default();
+    match path {
+        "/health" => health::health(member, request.method(), query).await,
+        "/metrics" => metrics(member),
+        "/version" if scope == Scope::Client => only_get(request.method()).unwrap_or_else(|| version(member)),
+        "/debug/vars" if scope == Scope::Client => debug_vars(),
+        _ => match health::check(member, request.method(), path, query).await {
+            Some(answer) => answer,
+            None => error(StatusCode::NOT_FOUND, "404 page not found"),
+        },
+    }
+}
+
+/// A refusal unless the method is GET.
+fn only_get(method: &Method) -> Option<Answer> {
+    if method == Method::GET {
+        return None;
+    }
+    let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    Some(answer)
+}
+
+const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
+
+/// As Go's `http.Error`: plain text with a newline.
+fn error(status: StatusCode, text: &str) -> Answer {
+    let mut answer = plain(format!("{text}\n"));
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(NOSNIFF, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+fn plain(body: impl Into<Bytes>) -> Answer {
+    typed(body, "text/plain; charset=utf-8")
+}
+
+fn typed(body: impl Into<Bytes>, kind: &'static str) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+fn version(member: &Member) -> Answer {
+    typed(member.versions_json(), "application/json")
+}
+
+fn metrics(member: &Member) -> Answer {
+    typed(
+        member.render_metrics(),
+        "text/plain; version=0.0.4; charset=utf-8; escaping=underscores",
+    )
+}
+
+/// The part of Go's expvar page that is not about the Go runtime.
+fn debug_vars() -> Answer {
+    let arguments: Vec<String> = std::env::args().collect();
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    let body = serde_json::json!({ "cmdline": arguments, "file_descriptor_limit": limit });
+    typed(format!("{body}\n"), "application/json; charset=utf-8")
+}
+
+/// The values of a query parameter, decoded.
+fn query_values(query: &str, name: &str) -> Vec<String> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs
+        .filter(|(key, _)| decode(key) == name)
+        .map(|(_, value)| decode(value))
+        .collect()
+}
+
+/// Undoes percent encoding; what is not valid stays as it is.
+fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escaped = (bytes[at] == b'%')
+            .then(|| text.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match (escaped, bytes[at]) {
+            (Some(byte), _) => {
+                decoded.push(byte);
+                at += 2;
+            }
+            (None, b'+') => decoded.push(b' '),
+            (None, byte) => decoded.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_query_parameters_like_go() {
+        assert_eq!(
+            query_values("exclude=a&verbose&exclude=b%2Fc+d", "exclude"),
+            ["a", "b/c d"]
+        );
+        assert_eq!(query_values("verbose", "verbose"), [""]);
+        assert!(query_values("", "verbose").is_empty());
+        assert_eq!(decode("%zz%4"), "%zz%4");
+    }
+}

@@ -1,0 +1,227 @@
+//! What only the leader knows: it is asked where this member does not lead (etcd server/etcdserver/v3_server.go).
+//!
+//! Invariants: a forwarded request is retried until it is answered or the request timeout is over, every 50 ms; answers that
+//! say "no" end it at once.
+
+use std::future::Future;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use proto::etcdserverpb::{
+    HashKvResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+    Member as PbMember, ResponseHeader,
+};
+use proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
+use replica::state_machine::Error as Refusal;
+
+use super::{Member, off_thread};
+use crate::handle::Error;
+use crate::peer::dial::Identity;
+use crate::peer::serve::Requests;
+
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+impl Member {
+    /// Renews a lease, here or on the leader; its TTL in seconds.
+    ///
+    /// # Errors
+    /// `requested lease not found`, and those of waiting.
+    pub async fn lease_renew(&self, id: i64) -> Result<i64, Error> {
+        match self.handle.lease_renew(id).await {
+            Err(Error::NotLeader) => {}
+            answer => {
+                if answer.is_ok() {
+                    self.metrics.lease_renewed.inc();
+                }
+                return answer;
+            }
+        }
+        let request = LeaseKeepAliveRequest { id };
+        let ask =
+            |identity: Identity, urls: Vec<String>| async move { identity.forward_lease_renew(&urls, &request).await };
+        let answer = self.ask_leader(ask, is_lease_refusal).await?;
+        // The leader answers 0 for a lease that it does not know.
+        if answer.ttl <= 0 {
+            Err(Error::Refused(Refusal::LeaseNotFound))
+        } else {
+            Ok(answer.ttl)
+        }
+    }
+
+    /// Looks a lease up, here or on the leader. An unknown lease is an error.
+    ///
+    /// # Errors
+    /// `requested lease not found`, and those of waiting.
+    pub async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, Error> {
+        if self.leader() == self.handle.member_id() {
+            match self.lease_time_to_live_here(&request).await {
+                Err(Error::NotLeader) => {}
+                answer => return answer,
+            }
+        }
+        let request = LeaseInternalRequest {
+            lease_time_to_live_request: Some(request),
+        };
+        let ask = |identity: Identity, urls: Vec<String>| async move {
+            identity.forward_lease_time_to_live(&urls, &request).await
+        };
+        let answer = self.ask_leader(ask, is_lease_refusal).await?;
+        answer
+            .lease_time_to_live_response
+            .ok_or(Error::Refused(Refusal::LeaseNotFound))
+    }
+
+    async fn lease_time_to_live_here(
+        &self,
+        request: &LeaseTimeToLiveRequest,
+    ) -> Result<LeaseTimeToLiveResponse, Error> {
+        self.handle.wait_applied(self.handle.status().commit).await?;
+        let info = self
+            .leases
+            .info(request.id)
+            .ok_or(Error::Refused(Refusal::LeaseNotFound))?;
+        let ttl = info.ttl_seconds(self.uptime()).ok_or(Error::NotLeader)?;
+        Ok(LeaseTimeToLiveResponse {
+            header: Some(ResponseHeader::default()),
+            id: request.id,
+            ttl,
+            granted_ttl: info.granted_ttl,
+            keys: if request.keys { info.keys } else { Vec::new() },
+        })
+    }
+
+    /// Promotes a learner, here or on the leader; all members afterwards.
+    ///
+    /// # Errors
+    /// Why the learner cannot be promoted, and those of waiting.
+    pub async fn promote(&self, id: u64) -> Result<Vec<PbMember>, Error> {
+        match self.promote_here(id).await {
+            Err(Error::NotLeader) => {}
+            Ok(members) => {
+                self.metrics.promote_successes.inc();
+                return Ok(members);
+            }
+            Err(error) => {
+                self.metrics.promote_failures.with(&[&error.to_string()]).inc();
+                return Err(error);
+            }
+        }
+        let ask = |identity: Identity, urls: Vec<String>| async move { identity.forward_promote(&urls, id).await };
+        let ends = |error: &Error| {
+            matches!(
+                error,
+                Error::LearnerNotReady | Error::MemberNotFound | Error::MemberNotLearner
+            )
+        };
+        self.ask_leader(ask, ends).await
+    }
+
+    /// Asks the leader until it answers, `ends` says that an error is an answer, or time is over.
+    async fn ask_leader<T, F>(
+        &self,
+        ask: impl Fn(Identity, Vec<String>) -> F,
+        ends: impl Fn(&Error) -> bool,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>> + Send,
+    {
+        let limit = self.handle.limits().request_timeout;
+        let attempts = async {
+            loop {
+                let urls = self.leader_urls().await?;
+                match ask(self.transport.identity().within(limit), urls).await {
+                    Err(error) if !ends(&error) => tracing::debug!(%error, "the leader did not answer, asking again"),
+                    answer => return answer,
+                }
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+        };
+        match tokio::time::timeout(limit, attempts).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Timeout),
+        }
+    }
+
+    /// The leader's peer URLs, once there is a leader.
+    async fn leader_urls(&self) -> Result<Vec<String>, Error> {
+        let mut leadership = self.handle.leadership();
+        loop {
+            let leader = leadership
+                .wait_for(|now| now.leader != 0)
+                .await
+                .map_err(|_| Error::Stopped)?
+                .leader;
+            if let Some(member) = self.handle.members().into_iter().find(|member| member.id == leader) {
+                return Ok(member.peer_ur_ls);
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
+    /// The hash of the key space at a revision (0: now) and the current revision.
+    ///
+    /// # Errors
+    /// A compacted or future revision.
+    pub async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Error> {
+        let started = std::time::Instant::now();
+        let kv = self.kv.clone();
+        let (hash, now) = off_thread(move || kv.hash_kv(revision)).await??;
+        self.metrics.hash_rev.took(started.elapsed());
+        Ok(HashKvResponse {
+            header: Some(ResponseHeader {
+                revision: now,
+                ..self.header_without_revision()
+            }),
+            hash: hash.hash,
+            compact_revision: hash.compact_revision,
+            hash_revision: hash.revision,
+        })
+    }
+}
+
+fn is_lease_refusal(error: &Error) -> bool {
+    matches!(error, Error::Refused(Refusal::LeaseNotFound))
+}
+
+/// What peers ask of this member: the leader's half of the methods above.
+#[async_trait]
+impl Requests for Member {
+    async fn promote(&self, id: u64) -> Result<Vec<PbMember>, Error> {
+        self.promote_here(id).await
+    }
+
+    async fn lease_renew(&self, request: LeaseKeepAliveRequest) -> Result<LeaseKeepAliveResponse, Error> {
+        let header = Some(self.header());
+        let ttl = self.handle.lease_renew(request.id).await?;
+        self.metrics.lease_renewed.inc();
+        Ok(LeaseKeepAliveResponse {
+            header,
+            id: request.id,
+            ttl,
+        })
+    }
+
+    async fn lease_time_to_live(&self, request: LeaseInternalRequest) -> Result<LeaseInternalResponse, Error> {
+        let request = request.lease_time_to_live_request.unwrap_or_default();
+        let mut response = self.lease_time_to_live_here(&request).await?;
+        self.fill(&mut response.header);
+        Ok(LeaseInternalResponse {
+            lease_time_to_live_response: Some(response),
+        })
+    }
+
+    async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Error> {
+        Member::hash_kv(self, revision).await
+    }
+
+    fn version(&self) -> Bytes {
+        self.versions_json()
+    }
+
+    async fn downgrade_enabled(&self) -> Result<bool, Error> {
+        self.handle.linearizable().await?;
+        // A downgrade job cannot be started through this server, and one that other members started is shown by them.
+        Ok(false)
+    }
+}
