@@ -34,6 +34,12 @@ impl Kind {
 /// The unit that a disk writes whole or not at all.
 pub(crate) const SECTOR: u64 = 512;
 const FRAME_HEAD: u64 = 8;
+/// etcd takes a record for torn when one of its sectors is all zeros. So many zeros at the end of one will do, too: a sector
+/// that was written in part.
+const BLANK_MIN: usize = 64;
+/// A record whose last bytes are missing, with nothing but zeros behind them to the end of the file, was cut short. Records that
+/// are whole end in a byte that is not zero, or in one zero that is written out.
+const CUT_MIN: u64 = 3;
 
 /// Appends frames to a buffer and keeps the running checksum.
 #[derive(Debug, Default)]
@@ -198,7 +204,14 @@ impl<'a, F: File> Decoder<'a, F> {
                 continue;
             };
             if mark != padding_mark(body) {
-                return Err(self.corrupt(start, "a length field contradicts itself"));
+                // Half a length field is the end of a write that was cut short; else it changed.
+                return Err(match self.is_last() && self.ends_before(start + FRAME_HEAD)? {
+                    true => Error::Torn {
+                        path: self.path().clone(),
+                        offset: start,
+                    },
+                    false => self.corrupt(start, "a length field contradicts itself"),
+                });
             }
             let size = body.next_multiple_of(8);
             if size > self.len - start - FRAME_HEAD {
@@ -246,8 +259,10 @@ impl<'a, F: File> Decoder<'a, F> {
                 },
                 Err(error) => format!("a record cannot be decoded: {error}"),
             };
-            let torn =
-                self.is_last() && has_zero_sector(&frame, start + FRAME_HEAD) && !self.length_is_wrong(start, body)?;
+            let end = start + FRAME_HEAD + body;
+            let torn = self.is_last()
+                && (has_blank_sector(&frame, start + FRAME_HEAD) || self.ends_before(end - CUT_MIN.min(body))?)
+                && !self.length_is_wrong(start, body)?;
             return Err(match torn {
                 true => Error::Torn {
                     path: self.path().clone(),
@@ -284,6 +299,19 @@ impl<'a, F: File> Decoder<'a, F> {
             return Ok(None);
         }
         Ok(Some(split_head(head)))
+    }
+
+    /// Whether all bytes from `offset` to the end of the file are zeros.
+    fn ends_before(&mut self, offset: u64) -> Result<bool, Error> {
+        let mut at = offset.min(self.len);
+        while at < self.len {
+            let step = (self.len - at).min(WINDOW as u64);
+            if self.bytes(at, step as usize)?.iter().any(|&byte| byte != 0) {
+                return Ok(false);
+            }
+            at += step;
+        }
+        Ok(true)
     }
 
     /// `len` bytes at `offset`; the caller has checked that the file holds them.
@@ -348,12 +376,13 @@ fn padding_mark(body: u64) -> u64 {
     }
 }
 
-/// Whether any part of the frame that falls into one sector is all zeros: that sector was never written.
-fn has_zero_sector(frame: &[u8], mut offset: u64) -> bool {
+/// Whether a sector of the frame was not written: what falls into it is all zeros, or at least its end is.
+fn has_blank_sector(frame: &[u8], mut offset: u64) -> bool {
     let mut rest = frame;
     while !rest.is_empty() {
         let (chunk, tail) = rest.split_at(rest.len().min((SECTOR - offset % SECTOR) as usize));
-        if chunk.iter().all(|&byte| byte == 0) {
+        let blank = chunk.iter().rev().take_while(|&&byte| byte == 0).count();
+        if blank == chunk.len() || blank >= BLANK_MIN {
             return true;
         }
         offset += chunk.len() as u64;

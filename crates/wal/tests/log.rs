@@ -233,6 +233,32 @@ fn a_tail_torn_at_any_sector_is_cut_and_kept_aside() {
 }
 
 #[test]
+fn a_write_that_stopped_anywhere_is_cut() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("wal");
+    let (path, bytes, frames) = three(&dir);
+    let (from, to) = *frames.last().unwrap();
+    for written in (from..from + 40)
+        .chain((from + 40..to - 16).step_by(97))
+        .chain(to - 16..to)
+    {
+        let mut torn = bytes.clone();
+        torn[written..].fill(0);
+        fs::write(&path, &torn).unwrap();
+        match Wal::open_or_repair(&RealDisk, &dir, &start()) {
+            Ok((_, contents)) if contents.entries.len() == 2 => {}
+            // All but the padding was written: it is whole.
+            Ok((_, contents)) => assert!(contents.entries.len() == 3 && to - written < 8, "{written}"),
+            // The last two bytes may have been zeros; then the record was whole, and something else is wrong.
+            Err(error) => assert!(
+                matches!(error, Error::Corrupt { .. }) && to - written < 11,
+                "{written}: {error}"
+            ),
+        }
+    }
+}
+
+#[test]
 fn a_file_cut_short_within_the_last_record_is_repaired() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("wal");
