@@ -227,3 +227,112 @@ pub(crate) fn change_after<'a>(overlay: &'a Overlay, from: Bound<&[u8]>) -> Opti
 pub(crate) fn change_before<'a>(overlay: &'a Overlay, to: Bound<&[u8]>) -> Option<(&'a Bytes, &'a Option<Bytes>)> {
     overlay.range::<[u8], _>((Bound::Unbounded, to)).next_back()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use disk::MemoryDisk;
+
+    use super::*;
+    use crate::build::{Build, Finish};
+    use crate::page::BUCKET_FLAG;
+    use crate::update::{Change, NewRoot};
+    use crate::write::{WriteTx, header};
+    use crate::{Db, Options};
+
+    fn change(key: &str, flags: u32, value: Bytes) -> Change {
+        Change {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            flags,
+            value: Some(value),
+        }
+    }
+
+    /// outer { big { 000..299 }, plain, small { a } }: etcd writes no such thing, bbolt does.
+    fn nested(disk: &MemoryDisk) -> Db<MemoryDisk> {
+        let options = Options {
+            freelist_pages_max: 0,
+            ..Options::default()
+        };
+        let db = Db::open(disk.clone(), Path::new("/db"), options).unwrap();
+        let (mut writer, base) = WriteTx::begin(&db.shared).unwrap().into_parts();
+        let mut build = Build::new(&db.shared, &mut writer, base);
+        let many: Vec<Change> = (0..300)
+            .map(|i| change(&format!("{i:03}"), 0, Bytes::from(vec![1; 100])))
+            .collect();
+        let big = build.update(None, &many, 0.5, true).unwrap();
+        assert!(matches!(big, NewRoot::Page(_)));
+        let one = [change("a", 0, Bytes::from_static(b"1"))];
+        let small = build.update(None, &one, 0.5, true).unwrap();
+        assert!(matches!(small, NewRoot::Inline(_)));
+        let outer = [
+            change("big", BUCKET_FLAG, header(&big, 7).unwrap()),
+            change("plain", 0, Bytes::from_static(b"value")),
+            change("small", BUCKET_FLAG, header(&small, 3).unwrap()),
+        ];
+        let outer = build.update(None, &outer, 0.5, true).unwrap();
+        assert!(matches!(outer, NewRoot::Page(_)), "a bucket with buckets is not inline");
+        let top = [change("outer", BUCKET_FLAG, header(&outer, 0).unwrap())];
+        let NewRoot::Page(root) = build.update(Some(&Root::Page(base.root)), &top, 0.5, false).unwrap() else {
+            panic!("the root tree is never inline");
+        };
+        build.finish(root, Finish::default()).unwrap();
+        drop(writer);
+        db
+    }
+
+    #[test]
+    fn nested_buckets_are_read_checked_kept_and_freed() {
+        let disk = MemoryDisk::new(1);
+        drop(nested(&disk));
+        // Nothing stored says what is free: the walk must find the nested trees.
+        let db = Db::open(disk, Path::new("/db"), Options::default()).unwrap();
+        assert_eq!(db.check(), []);
+        let tx = db.read().unwrap();
+        let outer = tx.bucket(b"outer").unwrap().unwrap();
+        assert_eq!(outer.buckets().unwrap(), ["big", "small"]);
+        assert!(matches!(outer.get(b"big"), Err(Error::IsBucket { .. })));
+        assert!(matches!(outer.bucket(b"plain"), Err(Error::NotBucket { .. })));
+        assert!(outer.bucket(b"none").unwrap().is_none());
+        let plain = (Bytes::from_static(b"plain"), Bytes::from_static(b"value"));
+        let mut cursor = outer.cursor();
+        assert_eq!(cursor.first().unwrap(), Some(plain.clone()));
+        assert_eq!(cursor.next().unwrap(), None);
+        assert_eq!(cursor.last().unwrap(), Some(plain.clone()));
+        assert_eq!(cursor.seek(b"a").unwrap(), Some(plain));
+        let big = outer.bucket(b"big").unwrap().unwrap();
+        assert_eq!((big.sequence(), big.get(b"299").unwrap().unwrap().len()), (7, 100));
+        let small = outer.bucket(b"small").unwrap().unwrap();
+        assert_eq!(
+            (small.sequence(), small.get(b"a").unwrap().unwrap()),
+            (3, Bytes::from_static(b"1"))
+        );
+        drop(tx);
+
+        for put in [true, false] {
+            let mut tx = db.write().unwrap();
+            match put {
+                true => tx.put(b"outer", b"big", b"x").unwrap(),
+                false => tx.delete(b"outer", b"big").unwrap(),
+            }
+            assert!(matches!(tx.commit(), Err(Error::IsBucket { .. })));
+            assert_eq!(db.check(), [], "rolled back");
+        }
+        let mut tx = db.write().unwrap();
+        tx.put(b"outer", b"plain", b"changed").unwrap();
+        tx.commit().unwrap();
+        while !db.compact_step(10).unwrap().done {}
+        assert_eq!(db.check(), []);
+        let tx = db.read().unwrap();
+        let big = tx.bucket(b"outer").unwrap().unwrap().bucket(b"big").unwrap().unwrap();
+        assert_eq!(big.cursor().last().unwrap().unwrap().0, "299");
+        drop(tx);
+
+        let mut tx = db.write().unwrap();
+        tx.delete_bucket(b"outer").unwrap();
+        tx.commit().unwrap();
+        assert_eq!(db.check(), []);
+        assert_eq!(db.size_in_use(), 4 * 4096, "two metas, the freelist, the root leaf");
+    }
+}

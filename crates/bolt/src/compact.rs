@@ -188,7 +188,8 @@ impl<D: Disk> Build<'_, D> {
                 let change = self.sweep_bucket(&stored, &mut sweep)?;
                 headers.extend(change.map(|value| Change {
                     key: name.clone(),
-                    value: Some((BUCKET_FLAG, value)),
+                    flags: BUCKET_FLAG,
+                    value: Some(value),
                 }));
             }
             if let Some(key) = sweep.stopped_at.take() {

@@ -280,6 +280,13 @@ impl<D: Disk> Shared<D> {
         Ok((header, data))
     }
 
+    /// The bytes of `count` pages from `id` on.
+    pub fn read_pages(&self, id: u64, count: u64) -> Result<Vec<u8>, Error> {
+        let mut data = vec![0; count as usize * self.page_size];
+        self.fill(id, &mut data, self.offset(id))?;
+        Ok(data)
+    }
+
     fn fill(&self, id: u64, buf: &mut [u8], offset: u64) -> Result<(), Error> {
         self.file
             .read_exact_at(buf, offset)

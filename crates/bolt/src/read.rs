@@ -12,7 +12,7 @@ use crate::db::Shared;
 use crate::error::Error;
 use crate::freelist::{Extent, Extents};
 use crate::meta::Meta;
-use crate::page::Kind;
+use crate::page::{self, BUCKET_FLAG, ELEMENT, HEADER, Header, Kind, LEAF, Page};
 
 /// A consistent snapshot of the database. Clones share the snapshot; it stays until the last one is dropped.
 #[derive(Debug)]
@@ -112,6 +112,11 @@ pub(crate) struct Reach {
 /// Trees are never deeper: with two children per branch, this is more than 2^64 leaves.
 pub(crate) const DEPTH_MAX: usize = 64;
 
+/// Pages so far apart are read in one stroke, with what lies between.
+const GAP_PAGES: u64 = 8;
+/// Children read in one stroke, at most.
+const STROKE_PAGES: usize = 64;
+
 impl Reach {
     /// Walks all trees of the snapshot. An error when a page is damaged or reached twice.
     pub fn of<D: Disk>(shared: &Shared<D>, meta: &Meta) -> Result<Reach, Error> {
@@ -149,27 +154,60 @@ impl Reach {
         fresh
     }
 
+    fn mark(&mut self, id: u64, span: u64) -> Result<(), Error> {
+        match self.add(Extent { start: id, len: span }) {
+            true => Ok(()),
+            false => Err(Error::corrupt(id, "two references lead to it")),
+        }
+    }
+
     fn walk<D: Disk>(&mut self, shared: &Shared<D>, id: u64, high_water: u64, depth: usize) -> Result<(), Error> {
         if depth > DEPTH_MAX {
             return Err(Error::corrupt(id, "the tree is too deep: a cycle"));
         }
         let page = shared.page(id, high_water)?;
-        if !self.add(Extent {
-            start: id,
-            len: page.span(),
-        }) {
-            return Err(Error::corrupt(id, "two references lead to it"));
-        }
-        for index in 0..page.count() {
-            match page.kind {
-                Kind::Branch => self.walk(shared, page.child(index), high_water, depth + 1)?,
-                Kind::Leaf if page.is_bucket(index) => {
+        self.mark(id, page.span())?;
+        match page.kind {
+            Kind::Branch => self.walk_children(shared, &page, high_water, depth),
+            Kind::Leaf => {
+                for index in (0..page.count()).filter(|index| page.is_bucket(*index)) {
                     let header = BucketHeader::read(page.id, &page.value_bytes(index))?;
                     if header.root != 0 {
                         self.walk(shared, header.root, high_water, depth + 1)?;
                     }
                 }
-                Kind::Leaf => {}
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads the heads of the children in large strokes, as they lie in the file. Of a leaf without nested buckets, which is almost
+    /// every page, only the head is looked at.
+    fn walk_children<D: Disk>(
+        &mut self,
+        shared: &Shared<D>,
+        branch: &Page,
+        high_water: u64,
+        depth: usize,
+    ) -> Result<(), Error> {
+        let mut children: Vec<u64> = (0..branch.count()).map(|index| branch.child(index)).collect();
+        children.sort_unstable();
+        if let Some(id) = children.iter().find(|id| !(2..high_water).contains(*id)) {
+            return Err(Error::corrupt(
+                *id,
+                format!("page {} leads to it, beyond the database", branch.id),
+            ));
+        }
+        let near = |a: &u64, b: &u64| b - a <= GAP_PAGES;
+        for stroke in children.chunk_by(near).flat_map(|run| run.chunks(STROKE_PAGES)) {
+            let (first, last) = (stroke[0], stroke[stroke.len() - 1]);
+            let data = shared.read_pages(first, last - first + 1)?;
+            for &id in stroke {
+                let at = (id - first) as usize * shared.page_size;
+                match leaf_span(id, &data[at..at + shared.page_size], high_water) {
+                    Some(span) => self.mark(id, span)?,
+                    None => self.walk(shared, id, high_water, depth + 1)?,
+                }
             }
         }
         Ok(())
@@ -189,4 +227,15 @@ impl Reach {
         }
         free
     }
+}
+
+/// How many pages a leaf takes, if `data`, its first page, shows a leaf whose items are all plain values.
+fn leaf_span(id: u64, data: &[u8], high_water: u64) -> Option<u64> {
+    let header = Header::read(data);
+    let elements = data.get(HEADER..HEADER + usize::from(header.count) * ELEMENT)?;
+    let plain = elements
+        .chunks_exact(ELEMENT)
+        .all(|element| page::u32_at(element, 0) & BUCKET_FLAG == 0);
+    let span = u64::from(header.overflow) + 1;
+    (header.id == id && header.flags == LEAF && plain && span <= high_water - id).then_some(span)
 }

@@ -20,8 +20,10 @@ use crate::read::DEPTH_MAX;
 #[derive(Debug)]
 pub(crate) struct Change {
     pub key: Bytes,
-    /// What it becomes, with the leaf item's flags; `None` deletes it.
-    pub value: Option<(u32, Bytes)>,
+    /// The leaf item's flags: what is there, if anything, must have the same.
+    pub flags: u32,
+    /// What it becomes; `None` deletes it.
+    pub value: Option<Bytes>,
 }
 
 /// Where a tree's contents are after a batch.
@@ -286,29 +288,29 @@ fn merge(items: impl Iterator<Item = LeafItem>, changes: &[Change], page: u64) -
                 Ordering::Greater => break,
             }
         }
-        let new_flags = change.value.as_ref().map(|(flags, _)| *flags);
         if let Some(old) = &old
-            && old.flags & BUCKET_FLAG != 0
-            && new_flags.is_some_and(|flags| flags & BUCKET_FLAG == 0)
+            && (old.flags ^ change.flags) & BUCKET_FLAG != 0
         {
-            return Err(Error::IsBucket {
-                key: lossy(&change.key),
+            let key = lossy(&change.key);
+            return Err(match change.flags & BUCKET_FLAG {
+                0 => Error::IsBucket { key },
+                _ => Error::NotBucket { key },
             });
         }
         match (&old, &change.value) {
             (None, None) => continue,
-            (Some(old), Some((flags, value))) if old.flags == *flags && old.value == value => {
+            (Some(old), Some(value)) if old.value == value => {
                 merged.push(old.clone());
                 continue;
             }
-            (Some(old), Some((_, value))) => shrunk |= value.len() < old.value.len(),
+            (Some(old), Some(value)) => shrunk |= value.len() < old.value.len(),
             (Some(_), None) => shrunk = true,
             (None, Some(_)) => {}
         }
         changed = true;
-        if let Some((flags, value)) = &change.value {
+        if let Some(value) = &change.value {
             merged.push(LeafItem {
-                flags: *flags,
+                flags: change.flags,
                 key: change.key.clone(),
                 value: value.clone(),
             });

@@ -175,7 +175,7 @@ impl<'db, D: Disk> WriteTx<'db, D> {
         Ok(())
     }
 
-    /// Deletes a key; a missing one is no error.
+    /// Deletes a key; a missing one is no error. One that names a nested bucket is refused by the commit ([`Error::IsBucket`]).
     pub fn delete(&mut self, bucket: &[u8], key: &[u8]) -> Result<(), Error> {
         self.existing(bucket)?.overlay.insert(Bytes::copy_from_slice(key), None);
         Ok(())
@@ -198,27 +198,21 @@ impl<'db, D: Disk> WriteTx<'db, D> {
             if let Some(deleted) = &edit.deleted {
                 build.free_bucket(deleted)?;
             }
+            let of_bucket = |value| Change {
+                key: name,
+                flags: BUCKET_FLAG,
+                value,
+            };
             if !edit.exists {
-                headers.extend(edit.deleted.is_some().then_some(Change { key: name, value: None }));
+                headers.extend(edit.deleted.is_some().then(|| of_bucket(None)));
                 continue;
             }
-            let changes: Vec<Change> = edit
-                .overlay
-                .into_iter()
-                .map(|(key, value)| Change {
-                    key,
-                    value: value.map(|value| (0, value)),
-                })
-                .collect();
+            let overlay = edit.overlay.into_iter();
+            let changes: Vec<Change> = overlay.map(|(key, value)| Change { key, flags: 0, value }).collect();
             let tree = edit.base.as_ref().map(BucketHeader::tree);
             let sequence = edit.base.as_ref().map_or(0, |base| base.sequence);
             let new = build.update(tree.as_ref(), &changes, edit.fill, true)?;
-            if let Some(value) = header(&new, sequence) {
-                headers.push(Change {
-                    key: name,
-                    value: Some((BUCKET_FLAG, value)),
-                });
-            }
+            headers.extend(header(&new, sequence).map(|value| of_bucket(Some(value))));
         }
         let fill = build.shared.options.fill_percent;
         let root = match build.update(Some(&Root::Page(base.root)), &headers, fill, false)? {

@@ -16,7 +16,7 @@ fn commit(db: &Db<MemoryDisk>, round: u32) {
     let mut tx = db.write().unwrap();
     tx.create_bucket(b"key").unwrap();
     for i in 0..KEYS {
-        if (i + round) % 5 == 0 {
+        if (i + round).is_multiple_of(5) {
             tx.delete(b"key", &i.to_be_bytes()).unwrap();
         } else {
             let len = 4 + (i + round) as usize % 700;
