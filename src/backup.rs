@@ -12,10 +12,10 @@ mod directory;
 pub mod fetch;
 pub mod manifest;
 pub mod s3;
-pub mod schedule;
 pub mod store;
 pub mod take;
 pub mod tool;
+pub mod work;
 
 use std::path::PathBuf;
 

@@ -32,8 +32,8 @@ pub struct Job {
     pub cluster: String,
     /// The cluster id that members state; nothing of another cluster is overwritten.
     pub cluster_id: u64,
-    /// What goes before the name in keys, without slashes at the ends; may be empty.
-    pub prefix: String,
+    /// The artifact's key.
+    pub key: String,
     /// How the artifact is compressed.
     pub compression: Compression,
     /// How it is verified; none only stores it.
@@ -58,20 +58,6 @@ pub struct Taken {
 }
 
 impl Job {
-    /// The artifact's key.
-    pub fn key(&self) -> String {
-        let suffix = match self.compression {
-            Compression::None => "db",
-            Compression::Zstd => "db.zst",
-        };
-        let name = format!("{}/{}.{suffix}", self.cluster, self.name);
-        if self.prefix.is_empty() {
-            name
-        } else {
-            format!("{}/{name}", self.prefix)
-        }
-    }
-
     /// Takes the backup from a member.
     ///
     /// # Errors
@@ -96,7 +82,7 @@ impl Job {
         spool: &Spool,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Taken, Error> {
-        let key = self.key();
+        let key = self.key.clone();
         self.refuse_foreign(store, &key).await?;
         let stated = member.status().await?;
         let snapshot = spool.path("snapshot.db");
