@@ -61,6 +61,9 @@ pub struct S3 {
     /// Put the bucket into the path instead of the host name; most services other than AWS need it.
     #[serde(default)]
     pub force_path_style: bool,
+    /// Plain http is accepted: for a network that nobody else reads.
+    #[serde(default, rename = "allowHTTP")]
+    pub allow_http: bool,
     /// Secret with `accessKeyID` and `secretAccessKey` (and `sessionToken`); the pod's own identity when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<NameRef>,
