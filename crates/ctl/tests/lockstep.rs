@@ -16,7 +16,7 @@ use proto::walpb;
 use state_machine::mvcc::Compacted;
 use state_machine::quota::Quota;
 use state_machine::schema;
-use state_machine::{Action, Config, StateMachine};
+use state_machine::{Action, AuthInfo, Config, StateMachine};
 
 type Contents = BTreeMap<(String, Vec<u8>), Vec<u8>>;
 
@@ -156,6 +156,76 @@ fn the_same_log_gives_the_same_database() {
     assert_eq!(opened.conf_state(), machine.conf_state());
     assert_eq!(opened.leases().ids_by_expiry(), machine.leases().ids_by_expiry());
     assert_eq!(opened.reader().hash_kv(0).unwrap().0, ours);
+}
+
+#[test]
+fn users_and_roles_are_the_same() {
+    let Some(bin) = bin_dir() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(&bin, &dir.path().join("data"), free_ports(), &["--bcrypt-cost", "4"]);
+    etcd.ctl(&["put", "before", "1"]);
+    for (user, password) in [("root", "r"), ("ann", "a"), ("bob", "b"), ("gone", "g")] {
+        etcd.ctl(&["user", "add", &format!("{user}:{password}")]);
+    }
+    etcd.ctl(&["user", "add", "certified", "--no-password"]);
+    for role in ["root", "reader", "writer", "gone"] {
+        etcd.ctl(&["role", "add", role]);
+    }
+    etcd.ctl(&["role", "grant-permission", "reader", "read", "a", "m"]);
+    etcd.ctl(&["role", "grant-permission", "reader", "read", "b"]);
+    etcd.ctl(&["role", "grant-permission", "reader", "readwrite", "a", "m"]);
+    etcd.ctl(&["role", "grant-permission", "writer", "write", "m", "--from-key"]);
+    etcd.ctl(&["role", "grant-permission", "writer", "readwrite", "dir/", "--prefix"]);
+    etcd.ctl(&["role", "revoke-permission", "reader", "b"]);
+    for (user, role) in [
+        ("root", "root"),
+        ("ann", "reader"),
+        ("bob", "writer"),
+        ("bob", "reader"),
+        ("bob", "gone"),
+    ] {
+        etcd.ctl(&["user", "grant-role", user, role]);
+    }
+    etcd.ctl(&["role", "delete", "gone"]);
+    etcd.ctl(&["user", "delete", "gone"]);
+    etcd.ctl(&["auth", "enable"]);
+    let as_user = |user: &str, args: &[&str]| {
+        let user = format!("--user={user}");
+        let args: Vec<&str> = std::iter::once(user.as_str()).chain(args.iter().copied()).collect();
+        etcd.ctl_output(&args).status.success()
+    };
+    assert!(as_user("bob:b", &["put", "mine", "1"]));
+    assert!(as_user("bob:b", &["put", "c", "1"]));
+    assert!(!as_user("bob:b", &["get", "mine"]));
+    assert!(!as_user("ann:wrong", &["put", "c", "1"]));
+    assert!(as_user("root:r", &["put", "zz", "1"]));
+    assert!(as_user("root:r", &["user", "revoke-role", "bob", "reader"]));
+    assert!(!as_user("bob:b", &["get", "c"]));
+    let users = {
+        let output = etcd.ctl_output(&["--user=root:r", "user", "list"]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let data_dir = etcd.stop();
+    let (machine, actions) = replay_and_compare(&data_dir, Config::default());
+    assert!(actions.contains(&Action::AuthChanged));
+    assert!(machine.auth().is_enabled());
+    let names: Vec<&str> = users.lines().collect();
+    assert!(
+        names.iter().all(|name| machine.auth().user(name).0.is_some()),
+        "{names:?}"
+    );
+    // What etcd let through and what it refused.
+    let revision = machine.auth().revision();
+    let may = |name: &str, key: &[u8]| {
+        let info = AuthInfo {
+            username: name.into(),
+            revision,
+        };
+        machine.auth().check_read(&info, key, b"").is_ok()
+    };
+    assert!(
+        may("ann", b"c") && !may("bob", b"c") && !may("bob", b"mine") && may("bob", b"dir/x") && may("root", b"zz")
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! - Everything that can fail is checked before the first write; then nothing can.
 //! - An entry that cannot be understood stops the member ([`Fatal`]): skipping it would make members differ silently.
 
+mod auth;
 mod backend;
 mod capped;
 mod conf_change;
@@ -72,14 +73,9 @@ pub enum BadEntry {
         /// To which key.
         path: String,
     },
-    /// A request about users and roles.
-    #[error(
-        "a request of kind {kind}: authentication is not supported yet; disable it with etcd before moving data here"
-    )]
-    AuthUnsupported {
-        /// The kind.
-        kind: &'static str,
-    },
+    /// A password in clear text, as logs before 3.5 hold it.
+    #[error("a password in clear text, written by etcd before 3.5: let etcd 3.5 take a snapshot of this member first")]
+    PlainPassword,
     /// A configuration change that cannot be read.
     #[error(transparent)]
     Change(#[from] BadChange),

@@ -5,6 +5,7 @@
 
 pub mod alarm;
 pub mod apply;
+pub mod auth;
 pub mod backend;
 pub mod conf_state;
 pub mod error;
@@ -23,6 +24,7 @@ pub mod version;
 pub use bolt::ReadTx as FileView;
 
 pub use apply::{Action, Applied, BadEntry, ConfChangeApplied, Fatal, Response};
+pub use auth::{Auth, AuthInfo};
 pub use error::{Code, Error};
 pub use lease::Uptime;
 pub use machine::{Config, OpenError, Position, StateMachine};

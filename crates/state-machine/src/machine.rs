@@ -17,7 +17,8 @@ use proto::{etcdserverpb, leasepb};
 
 use crate::alarm::Alarms;
 use crate::apply::{Applied, BadEntry, Decoded, Fatal};
-use crate::backend::{Backend, CommitJob, Committed, Options};
+use crate::auth::Auth;
+use crate::backend::{Backend, CommitJob, Committed, Options, Pair};
 use crate::conf_state::{conf_state_from_json, conf_state_to_json};
 use crate::error::Error;
 use crate::lease::{LeaseConfig, Leases, Uptime};
@@ -97,11 +98,6 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
-    /// Authentication is on.
-    #[error(
-        "authentication is enabled in this database (bucket auth, key authEnabled), which is not supported yet: disable it with etcd first"
-    )]
-    AuthEnabled,
 }
 
 /// The last entry that is included.
@@ -120,6 +116,7 @@ pub struct StateMachine<D: Disk> {
     pub(crate) backend: Backend<D>,
     pub(crate) store: Store<D>,
     pub(crate) leases: Leases,
+    pub(crate) auth: Auth,
     pub(crate) alarms: Alarms,
     pub(crate) cluster: Membership,
     position: Position,
@@ -135,6 +132,24 @@ struct Tables {
     cluster: Membership,
     alarms: Alarms,
     leases: Vec<leasepb::Lease>,
+    auth: StoredAuth,
+}
+
+/// Users and roles, as a database holds them.
+struct StoredAuth {
+    enabled: bool,
+    revision: u64,
+    users: Vec<Pair>,
+    roles: Vec<Pair>,
+}
+
+impl StoredAuth {
+    fn recover(self, auth: &Auth) -> Result<(), OpenError> {
+        let recovered = auth
+            .write()
+            .recover(self.enabled, self.revision, self.users, self.roles);
+        recovered.map_err(|(bucket, key, error)| record(bucket, &key, error.to_string()))
+    }
 }
 
 impl<D: Disk> StateMachine<D> {
@@ -148,11 +163,14 @@ impl<D: Disk> StateMachine<D> {
         let (store, leased) = Store::open(&backend)?;
         let leases = Leases::new(config.lease);
         leases.recover(tables.leases, leased);
+        let auth = Auth::new(leases.clone());
+        tables.auth.recover(&auth)?;
         let mut machine = StateMachine {
             config,
             backend,
             store,
             leases,
+            auth,
             alarms: tables.alarms,
             cluster: tables.cluster,
             position: tables.position,
@@ -173,6 +191,7 @@ impl<D: Disk> StateMachine<D> {
         let tables = Tables::read(&backend, &self.config)?;
         let leased = self.store.restore(&backend)?;
         self.leases.recover(tables.leases, leased);
+        tables.auth.recover(&self.auth)?;
         self.backend = backend;
         self.alarms = tables.alarms;
         self.cluster = tables.cluster;
@@ -185,13 +204,10 @@ impl<D: Disk> StateMachine<D> {
 
     /// Writes what every database of this version has and this one lacks.
     fn complete(&mut self) -> Result<(), Error> {
-        if self.backend.get(Bucket::Auth, schema::AUTH_REVISION)?.is_none() {
-            self.backend.put(
-                Bucket::Auth,
-                Bytes::from_static(schema::AUTH_REVISION),
-                schema::encode_u64(1),
-            );
-        }
+        let backend = &mut self.backend;
+        self.auth
+            .write()
+            .begin(&mut |bucket, key, value| backend.put(bucket, key, value.unwrap_or_default()));
         self.align_storage_version()
     }
 
@@ -352,6 +368,11 @@ impl<D: Disk> StateMachine<D> {
         &self.leases
     }
 
+    /// Users, roles and tokens, from any thread.
+    pub fn auth(&self) -> &Auth {
+        &self.auth
+    }
+
     /// This member leads now: leases end here. `extend` is the election timeout.
     pub fn promote(&mut self, extend: Uptime, now: Uptime) {
         self.leases.write().promote(extend, now);
@@ -438,19 +459,16 @@ impl Tables {
                 return Err(OpenError::StorageTooNew { storage, server });
             }
         }
-        if backend
-            .get(Bucket::Auth, schema::AUTH_ENABLED)?
-            .is_some_and(|value| value[..] == [1])
-        {
-            return Err(OpenError::AuthEnabled);
-        }
-        let number = |key: &'static [u8]| -> Result<u64, OpenError> {
-            let Some(value) = meta(key)? else { return Ok(0) };
-            schema::decode_u64(&value).ok_or_else(|| record("meta", key, format!("{} bytes instead of 8", value.len())))
+        let number = |bucket: Bucket, key: &'static [u8]| -> Result<u64, OpenError> {
+            let Some(value) = backend.get(bucket, key)? else {
+                return Ok(0);
+            };
+            let name = if bucket == Bucket::Auth { "auth" } else { "meta" };
+            schema::decode_u64(&value).ok_or_else(|| record(name, key, format!("{} bytes instead of 8", value.len())))
         };
         let position = Position {
-            index: number(schema::CONSISTENT_INDEX)?,
-            term: number(schema::TERM)?,
+            index: number(Bucket::Meta, schema::CONSISTENT_INDEX)?,
+            term: number(Bucket::Meta, schema::TERM)?,
         };
         let conf_state = match meta(schema::CONF_STATE)? {
             Some(json) => Some(
@@ -482,12 +500,21 @@ impl Tables {
             .into_iter()
             .map(|(key, value)| leasepb::Lease::decode(value).map_err(|error| record("lease", &key, error.to_string())))
             .collect::<Result<Vec<_>, _>>()?;
+        let auth = StoredAuth {
+            enabled: backend
+                .get(Bucket::Auth, schema::AUTH_ENABLED)?
+                .is_some_and(|value| value[..] == [1]),
+            revision: number(Bucket::Auth, schema::AUTH_REVISION)?,
+            users: all(Bucket::AuthUsers)?,
+            roles: all(Bucket::AuthRoles)?,
+        };
         Ok(Tables {
             position,
             conf_state,
             cluster,
             alarms,
             leases,
+            auth,
         })
     }
 }

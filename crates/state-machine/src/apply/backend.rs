@@ -11,8 +11,9 @@ use proto::etcdserverpb::{AlarmRequest, AlarmType};
 use proto::membershippb;
 use proto::raftpb::Entry;
 
-use super::{Action, BadEntry, Decoded, Fatal, Request, Response, capped, corrupt};
+use super::{Action, BadEntry, Decoded, Fatal, Request, Response, auth, capped, corrupt};
 use crate::alarm::alarm_key;
+use crate::auth::AuthInfo;
 use crate::error::Error;
 use crate::lease::{Uptime, encode_lease, lease_key};
 use crate::machine::StateMachine;
@@ -35,8 +36,21 @@ impl<D: Disk> StateMachine<D> {
         actions: &mut Vec<Action>,
     ) -> Result<Answer, Fatal> {
         let request = decoded.request;
-        if let Some(refusal) = self.refusal(&request) {
+        if let Some(reason) = auth::bad_entry(&request) {
+            return Err(Fatal::Entry {
+                index: entry.index,
+                reason,
+            });
+        }
+        let asker = AuthInfo {
+            username: decoded.username,
+            revision: decoded.auth_revision,
+        };
+        if let Some(refusal) = self.refusal(&asker, &request) {
             return Ok(Err(refusal));
+        }
+        if let Some(answer) = self.execute_auth(&request, entry.term, now, actions) {
+            return Ok(answer);
         }
         let fits = self.fits(&request);
         let mut answer = self.execute(request, entry, now, actions)?;
@@ -56,10 +70,12 @@ impl<D: Disk> StateMachine<D> {
         Ok(answer)
     }
 
-    fn refusal(&self, request: &Request) -> Option<Error> {
+    fn refusal(&self, asker: &AuthInfo, request: &Request) -> Option<Error> {
         let stands = |alarm| self.alarms.stands(alarm);
         let by_corrupt = stands(AlarmType::Corrupt).then(|| corrupt::refusal(request)).flatten();
-        by_corrupt.or_else(|| stands(AlarmType::Nospace).then(|| capped::refusal(request)).flatten())
+        by_corrupt
+            .or_else(|| stands(AlarmType::Nospace).then(|| capped::refusal(request)).flatten())
+            .or_else(|| auth::refusal(&self.auth, asker, request))
     }
 
     fn fits(&self, request: &Request) -> bool {
@@ -108,6 +124,7 @@ impl<D: Disk> StateMachine<D> {
             }
             // Tests of etcd put it into logs to look like a log of the future.
             Request::DowngradeVersionTest(_) => Ok(Response::Empty),
+            // Taken by the layer above.
             Request::Authenticate(_)
             | Request::AuthEnable(_)
             | Request::AuthDisable(_)
@@ -124,7 +141,7 @@ impl<D: Disk> StateMachine<D> {
             | Request::AuthRoleRevokePermission(_)
             | Request::AuthRoleDelete(_)
             | Request::AuthUserList(_)
-            | Request::AuthRoleList(_) => return Err(bad(BadEntry::AuthUnsupported { kind: request.kind() })),
+            | Request::AuthRoleList(_) => return Err(bad(BadEntry::UnknownRequest)),
         })
     }
 

@@ -509,6 +509,113 @@ fn alarms_decide_what_still_goes_through() {
 }
 
 #[test]
+fn rights_are_judged_when_an_entry_is_applied() {
+    let mut bench = Bench::new();
+    let user = |name: &str| pb::AuthUserAddRequest {
+        name: name.into(),
+        ..Default::default()
+    };
+    for name in ["root", "u"] {
+        bench.ok(InternalRaftRequest {
+            auth_user_add: Some(user(name)),
+            ..Default::default()
+        });
+    }
+    let role = pb::AuthUserGrantRoleRequest {
+        user: "root".into(),
+        role: "root".into(),
+    };
+    bench.ok(InternalRaftRequest {
+        auth_user_grant_role: Some(role),
+        ..Default::default()
+    });
+    let enable = InternalRaftRequest {
+        auth_enable: Some(pb::AuthEnableRequest {}),
+        ..Default::default()
+    };
+    let enabled = bench.apply(enable.clone());
+    assert_eq!(enabled.actions, [Action::AuthChanged]);
+    let revision = bench.machine.auth().revision();
+    let by = |name: &str, auth_revision: u64, request: InternalRaftRequest| {
+        let header = Some(pb::RequestHeader {
+            id: 0,
+            username: name.into(),
+            auth_revision,
+        });
+        InternalRaftRequest { header, ..request }
+    };
+    assert_eq!(bench.refused(put("a", "1", 0)), Error::UserEmpty);
+    assert_eq!(
+        bench.refused(by("u", revision, put("a", "1", 0))),
+        Error::PermissionDenied
+    );
+    assert_eq!(
+        bench.refused(by("root", revision - 1, put("a", "1", 0))),
+        Error::AuthOldRevision
+    );
+    bench.ok(by("root", revision, put("a", "1", 0)));
+    let get = |name: &str| {
+        let get = pb::AuthUserGetRequest { name: name.into() };
+        InternalRaftRequest {
+            auth_user_get: Some(get),
+            ..Default::default()
+        }
+    };
+    bench.ok(by("u", revision, get("u")));
+    assert_eq!(bench.refused(by("u", revision, get("root"))), Error::PermissionDenied);
+    // The token names the entry before, and is the same wherever the log is applied.
+    let authenticate = pb::InternalAuthenticateRequest {
+        name: "u".into(),
+        simple_token: "letters".into(),
+        ..Default::default()
+    };
+    let applied = bench.apply(InternalRaftRequest {
+        authenticate: Some(authenticate),
+        ..Default::default()
+    });
+    let Some(Ok(Response::Authenticate(answer))) = applied.result else {
+        panic!("another answer")
+    };
+    assert_eq!(answer.token, format!("letters.{}", applied.index - 1));
+    let holder = bench
+        .machine
+        .auth()
+        .token_holder(&answer.token, Duration::ZERO)
+        .unwrap();
+    assert_eq!((holder.username.as_str(), holder.revision), ("u", revision));
+    // After a restart the rights are there and the tokens are not.
+    bench.machine.commit().unwrap();
+    let mut bench = bench.crash();
+    assert_eq!(
+        bench.refused(by("u", revision, put("a", "1", 0))),
+        Error::PermissionDenied
+    );
+    assert_eq!(bench.machine.auth().token_holder(&answer.token, Duration::ZERO), None);
+    // Passwords in clear text cannot be hashed alike everywhere.
+    let plain = pb::AuthUserAddRequest {
+        password: "p".into(),
+        ..user("v")
+    };
+    let request = InternalRaftRequest {
+        id: 1,
+        auth_user_add: Some(plain),
+        ..Default::default()
+    };
+    let entry = bench.entry(EntryType::EntryNormal, request.encode_to_vec());
+    let error = bench.machine.apply(&entry, Duration::ZERO).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Fatal::Entry {
+                reason: BadEntry::PlainPassword,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
 fn beyond_the_quota_a_write_is_done_and_yet_refused() {
     let quota = Quota::Bytes(1);
     let mut bench = Bench::with(Config {
@@ -644,12 +751,14 @@ fn data_of_another_world_is_refused_with_a_reason() {
             server
         }
     );
-    assert_eq!(write(Bucket::Auth, schema::AUTH_ENABLED, &[1]), OpenError::AuthEnabled);
     for (bucket, key, value) in [
         (Bucket::Meta, schema::CONSISTENT_INDEX, &b"1"[..]),
         (Bucket::Meta, schema::CONF_STATE, b"no json"),
         (Bucket::Lease, b"12345678", b"\xff"),
         (Bucket::Alarm, b"\xff", b""),
+        (Bucket::Auth, schema::AUTH_REVISION, b"1"),
+        (Bucket::AuthUsers, b"u", b"\xff"),
+        (Bucket::AuthRoles, b"r", b"\xff"),
     ] {
         assert!(matches!(write(bucket, key, value), OpenError::Record { .. }), "{key:?}");
     }
