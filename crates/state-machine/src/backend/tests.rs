@@ -39,6 +39,19 @@ fn check(read: &Reader<RealDisk>, model: &Model, rng: &mut Rng) {
             some.truncate(limit);
         }
         assert_eq!(read.scan(bucket, &from, Some(&to), limit).unwrap(), some);
+        let mut wanted: Vec<_> = (0..rng.below(60))
+            .map(|_| vec![b'a' + rng.below(26) as u8, b'a' + rng.below(5) as u8])
+            .collect();
+        wanted.sort();
+        let one_by_one: Vec<_> = wanted
+            .iter()
+            .map(|key| model.get(&(bucket, key.clone())).cloned())
+            .collect();
+        let at_once = read.snapshot(bucket).get_ascending(&wanted).unwrap();
+        assert_eq!(
+            at_once.into_iter().map(|v| v.map(|v| v.to_vec())).collect::<Vec<_>>(),
+            one_by_one
+        );
     }
 }
 

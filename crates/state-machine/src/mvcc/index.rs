@@ -155,17 +155,19 @@ impl Index {
     /// Adds a change. Revisions must grow; `false` (and no change) when this one does not, or when it deletes what is not there.
     pub(crate) fn add(&mut self, key: &[u8], stamp: Stamp) -> bool {
         let mut grows = true;
-        if let Some(history) = self.tree.get(key)
-            && let Some(newest) = history.stamps.last()
-        {
-            grows = newest.revision < stamp.revision && !(newest.tombstone && stamp.tombstone);
-        }
-        if grows {
-            let own = || Bytes::copy_from_slice(key);
-            self.tree.upsert(key, own, Arc::default, |history| {
-                Arc::make_mut(history).stamps.push(stamp)
-            });
-        }
+        let own = || Bytes::copy_from_slice(key);
+        self.tree.upsert(key, own, Arc::default, |history| {
+            match history.stamps.last() {
+                Some(newest) => {
+                    grows = newest.revision < stamp.revision && !(newest.tombstone && stamp.tombstone);
+                }
+                // Most keys have one revision most of the time: no room for more until there are more.
+                None => Arc::make_mut(history).stamps.reserve_exact(1),
+            }
+            if grows {
+                Arc::make_mut(history).stamps.push(stamp);
+            }
+        });
         grows
     }
 

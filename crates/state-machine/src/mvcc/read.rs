@@ -203,7 +203,7 @@ impl<D: Disk> ReadView<D> {
     /// [`Error::Storage`].
     pub fn all(&self, span: Span<'_>) -> Result<Vec<KeyValue>, Error> {
         let (found, _) = self.index.select(span, self.current, 0, false);
-        found.iter().map(|found| self.load(found.stamp.revision)).collect()
+        self.load_all(&found)
     }
 
     /// As [`ReadView::all`], from the index alone: without values and leases.
@@ -240,10 +240,7 @@ impl<D: Disk> ReadView<D> {
         let from_index = request.keys_only && request.sort_target() != SortTarget::Value;
         let mut kvs = match from_index {
             true => found.into_iter().map(key_only).collect(),
-            false => found
-                .iter()
-                .map(|found| self.load(found.stamp.revision))
-                .collect::<Result<Vec<_>, _>>()?,
+            false => self.load_all(&found)?,
         };
         filter(&mut kvs, request);
         sort(&mut kvs, request);
@@ -265,14 +262,32 @@ impl<D: Disk> ReadView<D> {
 
     /// The record of a write that the index names.
     pub(super) fn load(&self, revision: Revision) -> Result<KeyValue, Error> {
-        match self.records.get(&revision.encode())? {
+        match self.records.get(&revision.to_bytes())? {
             Some(record) => decode_record(revision, record),
-            None => Err(Error::Storage(format!(
-                "the record of revision {}/{} is missing: restore the member from a snapshot",
-                revision.main, revision.sub
-            ))),
+            None => Err(missing(revision)),
         }
     }
+
+    /// The records of many keys, in their order. They are read in the order of the file: a page is read once, however the keys lie.
+    fn load_all(&self, found: &[Found]) -> Result<Vec<KeyValue>, Error> {
+        let revision_of = |at: &usize| found[*at].stamp.revision;
+        let mut order: Vec<usize> = (0..found.len()).collect();
+        order.sort_unstable_by_key(revision_of);
+        let wanted: Vec<_> = order.iter().map(|at| revision_of(at).to_bytes()).collect();
+        let mut kvs = vec![KeyValue::default(); found.len()];
+        for (at, record) in order.into_iter().zip(self.records.get_ascending(&wanted)?) {
+            let revision = revision_of(&at);
+            kvs[at] = decode_record(revision, record.ok_or_else(|| missing(revision))?)?;
+        }
+        Ok(kvs)
+    }
+}
+
+fn missing(revision: Revision) -> Error {
+    let Revision { main, sub } = revision;
+    Error::Storage(format!(
+        "the record of revision {main}/{sub} is missing: restore the member from a snapshot"
+    ))
 }
 
 /// How many keys to look at; 0 means all. One more than asked for tells whether there are more.

@@ -41,9 +41,15 @@ impl Revision {
 
     fn build(self) -> BytesMut {
         let mut bytes = BytesMut::with_capacity(LEN + 1);
-        bytes.put_i64(self.main);
-        bytes.put_u8(b'_');
-        bytes.put_i64(self.sub);
+        bytes.put_slice(&self.to_bytes());
+        bytes
+    }
+
+    /// [`Revision::encode`] without an allocation.
+    pub fn to_bytes(self) -> [u8; LEN] {
+        let mut bytes = [b'_'; LEN];
+        bytes[..8].copy_from_slice(&self.main.to_be_bytes());
+        bytes[9..].copy_from_slice(&self.sub.to_be_bytes());
         bytes
     }
 

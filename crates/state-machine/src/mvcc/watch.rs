@@ -23,6 +23,7 @@ mod watchers;
 
 use std::sync::{Arc, PoisonError};
 
+use bytes::Bytes;
 use disk::Disk;
 use proto::etcdserverpb::WatchCreateRequest;
 use proto::mvccpb::KeyValue;
@@ -154,7 +155,16 @@ pub(super) fn notify<D: Disk>(shared: &Shared<D>, changes: &Changes) {
 fn previous_of<D: Disk>(view: &ReadView<D>, key: &[u8], revision: i64) -> Result<Option<KeyValue>, Error> {
     match revision - 1 < view.compact_revision() {
         true => Ok(None),
-        false => view.get_at(key, revision - 1),
+        false => Ok(view.get_at(key, revision - 1)?.map(detached)),
+    }
+}
+
+/// A copy that does not keep a page of the file in memory: an event may wait long for its client.
+fn detached(kv: KeyValue) -> KeyValue {
+    KeyValue {
+        key: Bytes::copy_from_slice(&kv.key),
+        value: Bytes::copy_from_slice(&kv.value),
+        ..kv
     }
 }
 

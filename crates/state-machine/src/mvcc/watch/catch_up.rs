@@ -19,8 +19,8 @@ use super::super::revision::Revision;
 use super::super::store::{Shared, decode_record};
 use super::delivery::Event;
 use super::matcher::{Matcher, WatcherId};
-use super::previous_of;
 use super::watchers::{Watcher, Watchers};
+use super::{detached, previous_of};
 use crate::backend::Pairs;
 use crate::error::Error;
 
@@ -205,7 +205,7 @@ impl Group {
             kv.mod_revision = revision;
         }
         let mut event = Event {
-            kv,
+            kv: detached(kv),
             deleted,
             previous: None,
         };
