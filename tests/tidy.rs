@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ctl", &["proto", "bolt", "wal", "state-machine", "disk"]),
     ("quorate", &["server", "ctl"]),
     ("simulator", &["replica", "disk", "proto", "quorate"]),
-    ("e2e", &["quorate"]),
+    ("e2e", &[]),
 ];
 
 /// Crates that know no clock, no thread, no socket and no randomness: the pure machines.

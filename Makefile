@@ -1,0 +1,28 @@
+# What needs more than `cargo test --workspace`: real etcd's programs, built from pinned Go modules, and minutes of time.
+
+TOOLS ?= target/e2e-tools
+E2E = QUORATE_ETCD_BIN_DIR=$(abspath $(TOOLS)/bin) target/release/e2e
+
+.PHONY: help tools release e2e-local chaos bench
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
+
+tools: ## etcd, etcdctl, etcdutl and benchmark (needs Go)
+	e2e/tools/build.sh $(TOOLS)
+
+release: ## our programs
+	cargo build --release --workspace --bins
+
+e2e-local: release tools ## every suite on processes of this machine, some minutes
+	$(E2E) etcdctl
+	$(E2E) exchange
+	$(E2E) mixed
+	$(E2E) repair
+	$(E2E) chaos --kills 10 --stalls 3 --blackouts 3
+
+chaos: release ## 50 kills, 10 stalls, 10 blackouts under load
+	$(E2E) chaos
+
+bench: release tools ## real etcd and ours in turn
+	$(E2E) bench

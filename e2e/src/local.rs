@@ -1,0 +1,360 @@
+//! A cluster under `quorate local up`, as a user runs it: a manifest, a directory, and what is published there.
+//!
+//! Invariant: when the value is dropped, the operator is dead and no member runs on its directory any more.
+
+use crate::access::Access;
+use crate::load::Target;
+use crate::process::{Background, Programs, Said, run, signal_ours};
+use anyhow::{Context, bail};
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::process::Command;
+
+/// Name of the cluster in every manifest.
+const CLUSTER: &str = "db";
+
+/// A directory with one cluster and its operator.
+#[derive(Debug)]
+pub struct Local {
+    programs: Programs,
+    temp: tempfile::TempDir,
+    operator: Option<Background>,
+}
+
+/// `status.yaml`: the parts that are looked at.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Status {
+    /// One word.
+    pub phase: String,
+    /// Healthy voters.
+    pub ready_replicas: u32,
+    /// Voters.
+    pub replicas: u32,
+    /// Cluster id in hexadecimal.
+    #[serde(rename = "clusterID")]
+    pub cluster_id: String,
+    /// Name of the leader.
+    pub leader: Option<String>,
+    /// Members.
+    pub members: Vec<StatusMember>,
+    /// The published recovery.
+    pub recovery: Option<StatusRecovery>,
+    /// What comes next.
+    pub plan: Option<StatusPlan>,
+}
+
+/// A member in `status.yaml`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StatusMember {
+    /// Name.
+    pub name: String,
+    /// Id in hexadecimal.
+    pub id: Option<String>,
+    /// Voter, Learner or None.
+    pub role: String,
+    /// Healthy, Unhealthy or Unknown.
+    pub health: String,
+}
+
+/// A recovery in `status.yaml`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StatusRecovery {
+    /// What is acknowledged.
+    pub hash: String,
+    /// What would be done.
+    pub plan: String,
+    /// What may be lost.
+    pub loss_bound: String,
+    /// It is under way.
+    pub acting: bool,
+}
+
+/// The next step in `status.yaml`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StatusPlan {
+    /// A step, a wait, or Settled.
+    pub next_action: String,
+    /// What is in the way.
+    pub blocked_by: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PidFile {
+    pid: i32,
+}
+
+/// A manifest: `spec` is YAML, indented by two blanks.
+pub fn manifest(spec: &str) -> String {
+    format!(
+        "apiVersion: quorate.dev/v1alpha1\nkind: EtcdCluster\nmetadata:\n  name: {CLUSTER}\nspec:\n{}\n",
+        spec.lines()
+            .map(|line| format!("  {line}"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    )
+}
+
+impl Local {
+    /// Writes the manifest and starts the operator on it.
+    pub fn up(programs: &Programs, spec: &str) -> anyhow::Result<Local> {
+        if !programs.quorate.is_file() {
+            bail!(
+                "{} is missing: cargo build --release, or name its directory with --bin-dir",
+                programs.quorate.display()
+            );
+        }
+        let mut local = Local {
+            programs: programs.clone(),
+            temp: tempfile::Builder::new().prefix("quorate-e2e-").tempdir()?,
+            operator: None,
+        };
+        local.write_spec(spec)?;
+        local.start_operator()?;
+        Ok(local)
+    }
+
+    /// [`Local::up`], waited for until all `n` members serve.
+    pub async fn running(programs: &Programs, spec: &str, n: usize) -> anyhow::Result<Local> {
+        let local = Local::up(programs, spec)?;
+        local.wait_settled(n, Duration::from_secs(60)).await?;
+        Ok(local)
+    }
+
+    /// Replaces the manifest, as an editor does.
+    pub fn write_spec(&self, spec: &str) -> anyhow::Result<()> {
+        let new = self.manifest_path().with_extension("new");
+        std::fs::write(&new, manifest(spec))?;
+        std::fs::rename(&new, self.manifest_path())?;
+        Ok(())
+    }
+
+    fn manifest_path(&self) -> PathBuf {
+        self.temp.path().join("cluster.yaml")
+    }
+
+    /// The directory given to `local up`.
+    pub fn directory(&self) -> PathBuf {
+        self.temp.path().join("d")
+    }
+
+    /// A place for other files.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+
+    /// The directory of the cluster.
+    pub fn root(&self) -> PathBuf {
+        self.directory().join(CLUSTER)
+    }
+
+    /// The client.env that users source.
+    pub fn client_env(&self) -> PathBuf {
+        self.root().join("client.env")
+    }
+
+    /// The endpoints of now, for a load.
+    pub fn target(&self) -> Target {
+        Target::ClientEnv(self.client_env())
+    }
+
+    /// The endpoints of now.
+    pub fn access(&self) -> anyhow::Result<Access> {
+        Access::from_client_env(&self.client_env())
+    }
+
+    /// Starts the operator (again).
+    pub fn start_operator(&mut self) -> anyhow::Result<()> {
+        let mut command = Command::new(&self.programs.quorate);
+        command
+            .args(["local", "up", "-f"])
+            .arg(self.manifest_path())
+            .arg("--dir")
+            .arg(self.directory());
+        self.operator = Some(Background::start(command, &self.temp.path().join("operator.log"))?);
+        Ok(())
+    }
+
+    /// Kills the operator; members go on.
+    pub async fn kill_operator(&mut self) -> anyhow::Result<()> {
+        match self.operator.take() {
+            Some(mut operator) => operator.end(Signal::SIGKILL, Duration::from_secs(5)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Interrupts the operator as Ctrl-C does, and waits.
+    pub async fn interrupt(&mut self) -> anyhow::Result<()> {
+        match self.operator.take() {
+            Some(mut operator) => operator.end(Signal::SIGINT, Duration::from_secs(30)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// All that the operator has printed, and the events that it wrote.
+    pub fn told(&self) -> String {
+        let log = std::fs::read_to_string(self.temp.path().join("operator.log")).unwrap_or_default();
+        let events = std::fs::read_to_string(self.root().join("events.log")).unwrap_or_default();
+        log + &events
+    }
+
+    /// The last that the operator and the members said, for a failed check.
+    pub fn last_words(&self) -> String {
+        let tail = |text: &str, n: usize| {
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(n)..].join("\n")
+        };
+        let mut words = tail(&self.told(), 8);
+        for name in self.member_names() {
+            let log = std::fs::read(self.root().join("members").join(&name).join("log")).unwrap_or_default();
+            words += &format!("\n{name}: {}", tail(&String::from_utf8_lossy(&log), 2));
+        }
+        words
+    }
+
+    /// What is published; none while there is nothing.
+    pub fn status(&self) -> Option<Status> {
+        let text = std::fs::read_to_string(self.root().join("status.yaml")).ok()?;
+        let value: serde_yaml::Value = serde_yaml::from_str(&text).ok()?;
+        // Either a status alone or an object that has one.
+        let status = value.get("status").cloned().unwrap_or(value);
+        serde_yaml::from_value(status).ok()
+    }
+
+    /// Waits until what is published is as wanted; the time that it took.
+    pub async fn wait(
+        &self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&Status) -> bool,
+    ) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        loop {
+            let status = self.status();
+            if status.as_ref().is_some_and(&wanted) {
+                return Ok(began.elapsed());
+            }
+            if began.elapsed() > limit {
+                bail!("not {what} after {limit:?}; status: {status:?}\n{}", self.last_words());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until `n` voters are healthy, nothing is left to do, and all endpoints agree on a leader.
+    pub async fn wait_settled(&self, n: usize, limit: Duration) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        self.wait(&format!("{n} healthy members"), limit, |status| {
+            status.phase == "Running" && status.ready_replicas as usize == n && status.members.len() == n
+        })
+        .await?;
+        // client.env is written with the status, but not in one step with it.
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.access()?.endpoints.len() != n {
+            if Instant::now() > end {
+                bail!("client.env does not have {n} endpoints");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.access()?
+            .settled(n, limit)
+            .await
+            .with_context(|| self.last_words())?;
+        Ok(began.elapsed())
+    }
+
+    /// Names of the members' directories.
+    pub fn member_names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.root().join("members"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Sends a signal to a member's process; whether there was one.
+    pub fn signal(&self, member: &str, signal: Signal) -> bool {
+        let path = self.root().join("members").join(member).join("pid");
+        let pid = std::fs::read(path)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<PidFile>(&text).ok());
+        pid.is_some_and(|file| signal_ours(file.pid, self.temp.path(), signal))
+    }
+
+    /// Pids by member.
+    pub fn pids(&self) -> BTreeMap<String, i32> {
+        let pid = |name: &str| {
+            let text = std::fs::read(self.root().join("members").join(name).join("pid")).ok()?;
+            Some(serde_json::from_slice::<PidFile>(&text).ok()?.pid)
+        };
+        self.member_names()
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), pid(&name)?)))
+            .collect()
+    }
+
+    /// Deletes a member's directory.
+    pub fn delete_member_directory(&self, member: &str) -> anyhow::Result<()> {
+        let path = self.root().join("members").join(member);
+        std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    /// Runs upstream etcdctl in a shell that sourced client.env.
+    pub async fn etcdctl(&self, arguments: &[&str]) -> anyhow::Result<Said> {
+        run(self.etcdctl_command(arguments)?, Duration::from_secs(30)).await
+    }
+
+    /// The command that [`Local::etcdctl`] runs.
+    pub fn etcdctl_command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", ". \"$0\" && exec \"$@\""])
+            .arg(self.client_env())
+            .arg(self.programs.upstream("etcdctl")?)
+            .args(arguments);
+        Ok(command)
+    }
+
+    /// One of etcd's own programs.
+    pub fn upstream(&self, name: &str) -> anyhow::Result<PathBuf> {
+        self.programs.upstream(name)
+    }
+
+    /// Keeps the directory for a look at it.
+    pub fn keep(&mut self) -> &Path {
+        self.temp.disable_cleanup(true);
+        self.temp.path()
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        // The operator first, so that nothing is started again.
+        if let Some(pid) = self.operator.as_ref().and_then(Background::pid) {
+            signal_ours(pid, self.temp.path(), Signal::SIGKILL);
+        }
+        self.operator = None;
+        std::thread::sleep(Duration::from_millis(50));
+        // All processes on the directory, also those whose pid file was deleted with their directory.
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
+                && u32::try_from(pid) != Ok(std::process::id())
+            {
+                signal_ours(pid, self.temp.path(), Signal::SIGKILL);
+            }
+        }
+        if std::env::var_os("QUORATE_E2E_KEEP").is_some() {
+            println!("        kept: {}", self.keep().display());
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What a suite found: checks that held or did not, and figures beside them.
+//!
+//! Invariant: every check is printed when it is known, so that a suite that is cut short has said what it saw.
+
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+/// The checks of one suite.
+#[derive(Debug)]
+pub struct Report {
+    suite: &'static str,
+    began: Instant,
+    checks: usize,
+    failed: Vec<String>,
+}
+
+impl Report {
+    /// A suite that begins now.
+    pub fn new(suite: &'static str) -> Report {
+        println!("--- {suite}");
+        Report {
+            suite,
+            began: Instant::now(),
+            checks: 0,
+            failed: Vec::new(),
+        }
+    }
+
+    /// A check with what was seen; an error is a failed check. Returns whether it held.
+    pub fn check<T: Display>(&mut self, what: &str, seen: anyhow::Result<T>) -> bool {
+        self.checks += 1;
+        match seen {
+            Ok(seen) => {
+                println!("  ok    {what:<58} {seen}");
+                true
+            }
+            Err(error) => {
+                println!("  FAIL  {what:<58} {error:#}");
+                self.failed.push(what.to_owned());
+                false
+            }
+        }
+    }
+
+    /// A check of one condition.
+    pub fn that(&mut self, what: &str, holds: bool, seen: impl Display) -> bool {
+        let seen = seen.to_string();
+        let result = if holds {
+            Ok(seen)
+        } else {
+            Err(anyhow::anyhow!("{seen}"))
+        };
+        self.check(what, result)
+    }
+
+    /// A figure that no check depends on.
+    pub fn figure(&self, what: &str, value: impl Display) {
+        println!("        {what:<58} {value}");
+    }
+
+    /// The last line; whether all checks held.
+    pub fn end(self) -> bool {
+        let seconds = self.began.elapsed().as_secs_f64();
+        let (suite, checks) = (self.suite, self.checks);
+        if self.failed.is_empty() && checks > 0 {
+            println!("--- {suite}: all {checks} checks held, {seconds:.1} s");
+            true
+        } else {
+            println!(
+                "--- {suite}: {} of {checks} checks FAILED: {}; {seconds:.1} s",
+                self.failed.len(),
+                self.failed.join("; ")
+            );
+            false
+        }
+    }
+}
+
+/// Median and greatest of some times, or a dash.
+pub fn spread(times: &[Duration]) -> String {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    match (sorted.get(sorted.len() / 2), sorted.last()) {
+        (Some(median), Some(max)) => format!(
+            "median {:.2} s, max {:.2} s, of {}",
+            median.as_secs_f64(),
+            max.as_secs_f64(),
+            sorted.len()
+        ),
+        _ => "none measured".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suite_holds_when_every_check_did_and_there_was_one() {
+        assert!(!Report::new("empty").end());
+        let mut report = Report::new("good");
+        assert!(report.that("one", true, "seen"));
+        assert!(report.end());
+        let mut report = Report::new("bad");
+        report.that("one", true, "seen");
+        assert!(!report.check::<String>("two", Err(anyhow::anyhow!("no"))));
+        assert!(!report.end());
+    }
+
+    #[test]
+    fn spread_tells_median_and_greatest() {
+        let times: Vec<_> = [3, 1, 2].map(Duration::from_secs).to_vec();
+        assert_eq!(spread(&times), "median 2.00 s, max 3.00 s, of 3");
+        assert_eq!(spread(&[]), "none measured");
+    }
+}

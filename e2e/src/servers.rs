@@ -1,0 +1,151 @@
+//! Members run directly, without an operator: plain TCP, etcd's flags, any mix of programs.
+
+use crate::access::Access;
+use crate::process::{Background, free_ports};
+use nix::sys::signal::Signal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::process::Command;
+
+/// One member.
+#[derive(Debug)]
+pub struct Member {
+    program: PathBuf,
+    /// Its name.
+    pub name: String,
+    /// Its data directory.
+    pub data: PathBuf,
+    /// URL for clients.
+    pub endpoint: String,
+    peer: String,
+    process: Option<Background>,
+    directory: PathBuf,
+}
+
+/// Members that begin a cluster together.
+#[derive(Debug)]
+pub struct Servers {
+    /// The members.
+    pub members: Vec<Member>,
+    flags: Vec<String>,
+}
+
+impl Servers {
+    /// One member per program below `directory`; nothing runs yet.
+    pub fn new(directory: &Path, programs: &[PathBuf], flags: &[&str]) -> anyhow::Result<Servers> {
+        let ports = free_ports(programs.len() * 2)?;
+        std::fs::create_dir_all(directory)?;
+        let members = programs.iter().zip(ports.chunks(2)).enumerate();
+        let members = members.map(|(n, (program, ports))| Member {
+            program: program.clone(),
+            name: format!("m{n}"),
+            data: directory.join(format!("m{n}.data")),
+            endpoint: format!("http://127.0.0.1:{}", ports[0]),
+            peer: format!("http://127.0.0.1:{}", ports[1]),
+            process: None,
+            directory: directory.to_owned(),
+        });
+        Ok(Servers {
+            members: members.collect(),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        })
+    }
+
+    /// How it is reached.
+    pub fn access(&self) -> Access {
+        Access::plain(self.members.iter().map(|member| member.endpoint.clone()).collect())
+    }
+
+    /// `m0=URL,m1=URL`, for --initial-cluster.
+    pub fn initial_cluster(&self) -> String {
+        let list: Vec<String> = self
+            .members
+            .iter()
+            .map(|member| format!("{}={}", member.name, member.peer))
+            .collect();
+        list.join(",")
+    }
+
+    /// Peer URL of the first member.
+    pub fn first_peer(&self) -> &str {
+        self.members
+            .first()
+            .map(|member| member.peer.as_str())
+            .unwrap_or_default()
+    }
+
+    /// Starts member `n`.
+    pub fn start(&mut self, n: usize) -> anyhow::Result<()> {
+        let initial = self.initial_cluster();
+        let member = &mut self.members[n];
+        let mut command = Command::new(&member.program);
+        command
+            .arg(format!("--name={}", member.name))
+            .arg(format!("--data-dir={}", member.data.display()))
+            .arg(format!("--listen-client-urls={}", member.endpoint))
+            .arg(format!("--advertise-client-urls={}", member.endpoint))
+            .arg(format!("--listen-peer-urls={}", member.peer))
+            .arg(format!("--initial-advertise-peer-urls={}", member.peer))
+            .arg(format!("--initial-cluster={initial}"))
+            .arg("--initial-cluster-state=new")
+            .arg("--log-level=warn")
+            .args(&self.flags);
+        let log = member.directory.join(format!("{}.log", member.name));
+        member.process = Some(Background::start(command, &log)?);
+        Ok(())
+    }
+
+    /// Starts all and waits until they agree on a leader.
+    pub async fn start_all(&mut self) -> anyhow::Result<()> {
+        for n in 0..self.members.len() {
+            self.start(n)?;
+        }
+        let limit = Duration::from_secs(30);
+        match self.access().settled(self.members.len(), limit).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.context(self.last_words())),
+        }
+    }
+
+    /// Ends member `n` with a signal and waits until it is gone.
+    pub async fn end(&mut self, n: usize, signal: Signal) -> anyhow::Result<()> {
+        match self.members[n].process.take() {
+            Some(mut process) => process.end(signal, Duration::from_secs(20)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends all in order, as an administrator would.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        for n in 0..self.members.len() {
+            self.end(n, Signal::SIGTERM).await?;
+        }
+        Ok(())
+    }
+
+    /// Pids of those that run.
+    pub fn pids(&self) -> Vec<i32> {
+        self.members
+            .iter()
+            .filter_map(|member| member.process.as_ref()?.pid())
+            .collect()
+    }
+
+    /// Runs member `n` with another program from now on.
+    pub fn change_program(&mut self, n: usize, program: &Path) {
+        self.members[n].program = program.to_owned();
+    }
+
+    /// The last that each member printed.
+    pub fn last_words(&self) -> String {
+        let words = |member: &Member| {
+            let words = member
+                .process
+                .as_ref()
+                .map(|process| process.last_words(3))
+                .unwrap_or_default();
+            format!("{} says:\n{words}", member.name)
+        };
+        self.members.iter().map(words).collect::<Vec<_>>().join("\n")
+    }
+}
