@@ -3,6 +3,7 @@
 pub mod api;
 pub mod backup;
 pub mod certificates;
+pub mod cli;
 pub mod member;
 #[cfg(feature = "local")]
 pub mod object_store;

@@ -1,3 +1,42 @@
 //! Parses arguments, chooses the platform, starts.
 
-fn main() {}
+use clap::Parser;
+use quorate::cli::{Cli, run};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // The programs that the local platform runs as children have command lines of their own: etcd's and etcdutl's.
+    #[cfg(feature = "local")]
+    {
+        let arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+        match arguments.first().and_then(|first| first.to_str()) {
+            Some("server") => {
+                let texts: Vec<String> = arguments[1..]
+                    .iter()
+                    .map(|argument| argument.to_string_lossy().into_owned())
+                    .collect();
+                return server::run_server(&texts);
+            }
+            Some("etcdutl") => return ctl::etcdutl(arguments),
+            _ => {}
+        }
+    }
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,quorate=info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let done = std::env::current_exe().map_err(anyhow::Error::from).and_then(|exe| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(run(cli, &exe))
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

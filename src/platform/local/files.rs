@@ -76,6 +76,14 @@ pub fn write(path: &Path, content: &[u8]) -> Result<bool, Error> {
     written.map_err(failed("write", path)).map(|()| true)
 }
 
+/// As [`write`], for what is written again every second and may be a moment old after a power cut.
+pub fn write_unsynced(path: &Path, content: &[u8]) -> Result<(), Error> {
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, content)
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(failed("write", path))
+}
+
 /// [`write`] of a value as JSON that a human can read.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<bool, Error> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|error| Error::Damaged {

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// A log longer than this is set aside, so that a laptop's disk does not fill up.
 const LOG_BYTES_MAX: u64 = 32 << 20;
@@ -76,12 +77,14 @@ impl Exit {
     }
 }
 
-/// Starts `program` with `arguments`; stdout and stderr go to `log`, the pid to `pid_file`.
+/// Starts `program` with `arguments`; stdout and stderr go to `log`, the pid to `pid_file`. `ended` is notified when it
+/// ends.
 pub fn start(
     program: &Program,
     arguments: &[String],
     log: &Path,
     pid_file: &Path,
+    ended: Arc<Notify>,
 ) -> Result<(Process, Exit), files::Error> {
     set_aside_long_log(log);
     let output = fs::OpenOptions::new()
@@ -123,6 +126,7 @@ pub fn start(
         if let Ok(status) = child.wait().await {
             *report.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
         }
+        ended.notify_one();
     });
     wrote.map(|_| (process, exit))
 }
@@ -274,7 +278,8 @@ mod tests {
         let (log, pid_file) = (dir.path().join("log"), dir.path().join("pid"));
         let marker = format!("--marker={}", dir.path().display());
         let script = "echo begun; while :; do sleep 1; done".to_owned();
-        let (process, exit) = start(&sleeper(), &[script, marker.clone()], &log, &pid_file).expect("starts");
+        let (process, exit) =
+            start(&sleeper(), &[script, marker.clone()], &log, &pid_file, Arc::default()).expect("starts");
         assert!(process.alive());
         assert_eq!(find(&pid_file, &marker), Some(process.clone()));
         fs::remove_file(&pid_file).expect("removes");
@@ -311,6 +316,7 @@ mod tests {
             &["while :; do sleep 1; done".into()],
             &dir.path().join("log"),
             &dir.path().join("pid"),
+            Arc::default(),
         )
         .expect("starts");
         process.signal(Signal::SIGSTOP);

@@ -1,0 +1,325 @@
+//! The command line of `quorate`, and what its commands print.
+//!
+//! Invariant: an error says what to do, goes to stderr, and makes the exit code 1; wrong usage makes it 2.
+
+use crate::api;
+use crate::api::status::EtcdClusterStatus;
+use crate::plan::{explain, plan};
+use crate::platform::Platform;
+use crate::platform::local::up::{self, Desired, Manifests};
+use crate::platform::local::{LocalCluster, Programs, lock, stop_directory};
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// Runs etcd clusters: on Kubernetes, or as processes of this machine.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run clusters as processes of this machine.
+    Local {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: Local,
+    },
+    /// Explain what would be done next for the clusters of a file, and why; changes nothing.
+    Plan {
+        /// The manifests.
+        #[arg(short, long)]
+        file: PathBuf,
+        /// The directory of `local up`.
+        #[arg(long, default_value = "quorate-data")]
+        dir: PathBuf,
+    },
+    /// Print the custom resource definitions as YAML.
+    Crds,
+}
+
+/// Clusters on this machine.
+#[derive(Debug, Subcommand)]
+pub enum Local {
+    /// Reconcile every manifest of a file until interrupted; edits of the file are followed.
+    Up {
+        /// EtcdCluster, EtcdBackup and Secret documents.
+        #[arg(short, long)]
+        file: PathBuf,
+        /// Holds the data; `up` again resumes it.
+        #[arg(long, default_value = "quorate-data")]
+        dir: PathBuf,
+    },
+    /// Show how the clusters of a directory stand.
+    Status(Show),
+    /// Stop the operator of a directory and all members; the data stays.
+    Down {
+        /// The directory of `local up`.
+        #[arg(long, default_value = "quorate-data")]
+        dir: PathBuf,
+    },
+}
+
+/// What is shown, and how.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The directory of `local up`.
+    #[arg(long, default_value = "quorate-data")]
+    pub dir: PathBuf,
+    /// How it is printed.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// How status is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// One object with a key per cluster.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// Does what was asked for. `exe` is this program: members are run with it unless the environment says otherwise.
+pub async fn run(cli: Cli, exe: &Path) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Crds => {
+            print!("{}", api::crds::yaml());
+            Ok(())
+        }
+        Command::Plan { file, dir } => show_plan(&file, &dir, exe).await,
+        Command::Local {
+            command: Local::Up { file, dir },
+        } => {
+            let options = up::Options {
+                file,
+                directory: dir,
+                programs: Programs::of(exe),
+                verbose: true,
+            };
+            up::up(&options, interrupted()).await?;
+            Ok(())
+        }
+        Command::Local {
+            command: Local::Status(show),
+        } => show_status(&show),
+        Command::Local {
+            command: Local::Down { dir },
+        } => down(&dir, exe).await,
+    }
+}
+
+/// Becomes true at SIGINT or SIGTERM. A second one ends the process at once; members then stay and are resumed.
+fn interrupted() -> watch::Receiver<bool> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return;
+        };
+        for stopping in [true, false] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if !stopping {
+                eprintln!("left: members that still run are resumed by the next `quorate local up`");
+                std::process::exit(130);
+            }
+            eprintln!("stopping the members; their data stays (again: leave at once)");
+            // Nobody waits for it any more when up has ended by itself.
+            let _ = sender.send(true);
+        }
+    });
+    receiver
+}
+
+async fn show_plan(file: &Path, directory: &Path, exe: &Path) -> anyhow::Result<()> {
+    let manifests = Manifests::read(file)?;
+    // A cluster that is not there yet is planned in a directory that is thrown away.
+    let scratch = std::env::temp_dir().join(format!("quorate-plan-{}", std::process::id()));
+    for (name, cluster) in &manifests.clusters {
+        let known = directory.join(name).join("cluster.json").is_file();
+        let place = if known {
+            std::fs::canonicalize(directory)?
+        } else {
+            scratch.clone()
+        };
+        let mut platform = LocalCluster::open(&place, name, Programs::of(exe), Arc::new(Notify::new()), false)?;
+        let desired = Desired {
+            cluster: cluster.clone(),
+            backups: manifests.backups.clone(),
+            secrets: manifests.secrets.clone(),
+            base: file.parent().map(Path::to_owned).unwrap_or_default(),
+        };
+        let wanted = platform.wanted(&desired)?;
+        let observed = platform.observe(&wanted).await?;
+        println!("EtcdCluster {name}");
+        for line in explain(&plan(&wanted, &observed, platform.now())).lines() {
+            println!("  {line}");
+        }
+    }
+    if scratch.exists() {
+        std::fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
+    }
+    Ok(())
+}
+
+/// The status of every cluster in a directory, by name.
+fn statuses(directory: &Path) -> anyhow::Result<Vec<(String, EtcdClusterStatus)>> {
+    let entries = std::fs::read_dir(directory).with_context(|| {
+        format!(
+            "cannot list {}: give --dir the directory of `local up`",
+            directory.display()
+        )
+    })?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path().join("status.yaml");
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        let status = serde_yaml::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+        let name = path
+            .parent()
+            .and_then(Path::file_name)
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        found.push((name, status));
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(found)
+}
+
+fn show_status(show: &Show) -> anyhow::Result<()> {
+    let statuses = statuses(&show.dir)?;
+    if statuses.is_empty() && show.output == Format::Table {
+        bail!(
+            "no cluster in {}; `quorate local up -f FILE --dir ...` makes one",
+            show.dir.display()
+        );
+    }
+    match show.output {
+        Format::Json => {
+            let all: serde_json::Map<String, serde_json::Value> = statuses
+                .into_iter()
+                .map(|(name, status)| Ok((name, serde_json::to_value(status)?)))
+                .collect::<Result<_, serde_json::Error>>()?;
+            println!("{}", serde_json::to_string_pretty(&all)?);
+        }
+        Format::Yaml => {
+            let all: std::collections::BTreeMap<String, EtcdClusterStatus> = statuses.into_iter().collect();
+            print!("{}", serde_yaml::to_string(&all)?);
+        }
+        Format::Table => {
+            match lock::holder(&show.dir) {
+                Some(pid) => println!("operator: pid {pid}"),
+                None => println!("operator: none runs; what follows is what the last one saw"),
+            }
+            for (name, status) in &statuses {
+                print_status(name, status);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print_status(name: &str, status: &EtcdClusterStatus) {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    println!(
+        "\n{name}: {} {}/{} ready, revision {}, leader {}, database {}% of quota",
+        or_dash(&status.phase),
+        status.ready_replicas,
+        status.replicas,
+        status.revision.unwrap_or(0),
+        or_dash(&status.leader),
+        status.quota_percent.unwrap_or(0),
+    );
+    let mut rows = vec![["MEMBER", "ID", "ROLE", "HEALTH", "VERSION", "DB", "WHY"].map(str::to_owned)];
+    for member in &status.members {
+        rows.push([
+            member.name.clone(),
+            or_dash(&member.id),
+            if member.leader {
+                format!("{} (leads)", member.role)
+            } else {
+                member.role.clone()
+            },
+            member.health.clone(),
+            or_dash(&member.version),
+            member.db_size.map_or("-".to_owned(), size),
+            or_dash(&member.message),
+        ]);
+    }
+    print_table(&rows);
+    if let Some(plan) = &status.plan {
+        println!("next: {}", plan.next_action);
+        if let Some(blocked) = &plan.blocked_by {
+            println!("blocked: {blocked}");
+        }
+    }
+    if let Some(recovery) = &status.recovery {
+        println!("recovery {}: {}", recovery.hash, recovery.plan);
+        println!("may lose: {}", recovery.loss_bound);
+    }
+}
+
+fn print_table<const N: usize>(rows: &[[String; N]]) {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    for row in rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        println!("  {}", cells.join("  ").trim_end());
+    }
+}
+
+/// Bytes for people.
+fn size(bytes: i64) -> String {
+    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
+    let mut amount = bytes;
+    let mut unit = 0;
+    while amount >= 10_240 && unit + 1 < UNITS.len() {
+        amount /= 1024;
+        unit += 1;
+    }
+    format!("{amount} {}", UNITS[unit])
+}
+
+async fn down(directory: &Path, exe: &Path) -> anyhow::Result<()> {
+    let directory =
+        std::fs::canonicalize(directory).with_context(|| format!("no such directory: {}", directory.display()))?;
+    if let Some(pid) = lock::holder(&directory) {
+        println!("asking the operator (pid {pid}) to stop");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
+            .with_context(|| format!("cannot signal pid {pid}"))?;
+        let end = tokio::time::Instant::now() + Duration::from_secs(60);
+        while lock::holder(&directory).is_some() {
+            if tokio::time::Instant::now() > end {
+                bail!("the operator (pid {pid}) does not stop; end it by hand and run this again");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let stopped = stop_directory(&directory, &Programs::of(exe)).await?;
+    match stopped.is_empty() {
+        true => println!("no member runs"),
+        false => println!("stopped {}", stopped.join(", ")),
+    }
+    Ok(())
+}
