@@ -105,7 +105,12 @@ async fn until_stopped(config: Config) -> ExitCode {
         }
     };
     let ended = tokio::select! {
-        ended = running.ended() => ended,
+        ended = running.ended() => {
+            if matches!(ended, Ended::Removed) {
+                running.stop().await;
+            }
+            ended
+        }
         _ = terminate.recv() => {
             tracing::info!(signal = "terminated", "received signal; shutting down");
             running.stop().await

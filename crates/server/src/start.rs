@@ -71,6 +71,7 @@ pub struct Running {
     peers: JoinSet<()>,
     client_ports: Vec<u16>,
     ready: watch::Receiver<bool>,
+    removed: watch::Receiver<bool>,
 }
 
 /// All sockets, bound and not yet served.
@@ -136,8 +137,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     );
     let (stop, stop_signal) = watch::channel(false);
     let (stop_peers, stop_peers_signal) = watch::channel(false);
-    let transport = Transport::new(identity(member_id, cluster_id), || {
-        tracing::error!("a peer says that this member was removed from the cluster");
+    let (tell_removed, removed) = watch::channel(false);
+    let transport = Transport::new(identity(member_id, cluster_id), move || {
+        // Each peer says so; once is enough.
+        if !tell_removed.send_replace(true) {
+            tracing::warn!("a peer says that this member was removed from the cluster");
+        }
     });
     let state = replica.state();
     let (kv, leases, watches) = (state.reader(), state.leases().clone(), state.store().watch_hub());
@@ -159,7 +164,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         transport: transport.clone(),
         stop: stop_signal.clone(),
     });
-    transport.start(handle, member.clone());
+    transport.start(handle, Arc::new(Arc::downgrade(&member)));
 
     let mut peers = JoinSet::new();
     for listener in sockets.peers {
@@ -209,6 +214,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         peers,
         client_ports,
         ready,
+        removed,
     })
 }
 
@@ -356,9 +362,12 @@ impl Running {
         self.ready.wait_for(|ready| *ready).await.is_ok()
     }
 
-    /// Resolves when the run loop has ended by itself: the member was removed, or could not go on.
+    /// Resolves when the member cannot go on: the run loop has ended by itself, or peers say that it was removed. Stop it then.
     pub async fn ended(&mut self) -> Ended {
-        (&mut self.ended).await.unwrap_or(Ended::Stopped)
+        tokio::select! {
+            ended = &mut self.ended => ended.unwrap_or(Ended::Stopped),
+            Ok(_) = self.removed.wait_for(|removed| *removed) => Ended::Removed,
+        }
     }
 
     /// Stops the member: leadership moves on, requests in flight are answered, and all is durable when this returns.
@@ -369,7 +378,10 @@ impl Running {
         self.stop.send_replace(true);
         while self.servers.join_next().await.is_some() {}
         member.handle.stop();
-        let ended = self.ended.await.unwrap_or(Ended::Stopped);
+        let ended = match self.ended.is_terminated() {
+            true => Ended::Stopped,
+            false => (&mut self.ended).await.unwrap_or(Ended::Stopped),
+        };
         self.stop_peers.send_replace(true);
         let peers = async { while self.peers.join_next().await.is_some() {} };
         tokio::time::timeout(GRACE, peers).await.ok();

@@ -4,6 +4,7 @@
 //! say "no" end it at once.
 
 use std::future::Future;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -184,17 +185,19 @@ fn is_lease_refusal(error: &Error) -> bool {
     matches!(error, Error::Refused(Refusal::LeaseNotFound))
 }
 
-/// What peers ask of this member: the leader's half of the methods above.
+/// What peers ask of this member: the leader's half of the methods above. Weak, because the transport that asks belongs to the
+/// member.
 #[async_trait]
-impl Requests for Member {
+impl Requests for Weak<Member> {
     async fn promote(&self, id: u64) -> Result<Vec<PbMember>, Error> {
-        self.promote_here(id).await
+        running(self)?.promote_here(id).await
     }
 
     async fn lease_renew(&self, request: LeaseKeepAliveRequest) -> Result<LeaseKeepAliveResponse, Error> {
-        let header = Some(self.header());
-        let ttl = self.handle.lease_renew(request.id).await?;
-        self.metrics.lease_renewed.inc();
+        let member = running(self)?;
+        let header = Some(member.header());
+        let ttl = member.handle.lease_renew(request.id).await?;
+        member.metrics.lease_renewed.inc();
         Ok(LeaseKeepAliveResponse {
             header,
             id: request.id,
@@ -203,25 +206,30 @@ impl Requests for Member {
     }
 
     async fn lease_time_to_live(&self, request: LeaseInternalRequest) -> Result<LeaseInternalResponse, Error> {
+        let member = running(self)?;
         let request = request.lease_time_to_live_request.unwrap_or_default();
-        let mut response = self.lease_time_to_live_here(&request).await?;
-        self.fill(&mut response.header);
+        let mut response = member.lease_time_to_live_here(&request).await?;
+        member.fill(&mut response.header);
         Ok(LeaseInternalResponse {
             lease_time_to_live_response: Some(response),
         })
     }
 
     async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Error> {
-        Member::hash_kv(self, revision).await
+        running(self)?.hash_kv(revision).await
     }
 
     fn version(&self) -> Bytes {
-        self.versions_json()
+        running(self).map_or_else(|_| Bytes::new(), |member| member.versions_json())
     }
 
     async fn downgrade_enabled(&self) -> Result<bool, Error> {
-        self.handle.linearizable().await?;
+        running(self)?.handle.linearizable().await?;
         // A downgrade job cannot be started through this server, and one that other members started is shown by them.
         Ok(false)
     }
+}
+
+fn running(member: &Weak<Member>) -> Result<Arc<Member>, Error> {
+    member.upgrade().ok_or(Error::Stopped)
 }
