@@ -15,7 +15,7 @@ pub mod store;
 pub mod watch;
 pub mod write;
 
-pub use compact::Compacted;
+pub use compact::{CompactJob, CompactPiece, Compacted};
 pub use hash::HashKv;
 pub use index::Span;
 pub use read::{KvReader, RangeStream, ReadView};

@@ -4,16 +4,19 @@
 //! - The mark `scheduledCompactRev` is written when a compaction is accepted, `finishedCompactRev` together with the last batch of
 //!   deletions; the tables below keep that order, so a restart in between resumes.
 //! - A step costs what its budget says: neither the index nor the records are swept in one go.
+//! - The costly part, reading records, can run on any thread ([`CompactJob`]); what is deleted is decided there and written by the thread
+//!   that applies.
 //! - Only records ≤ the compacted revision are touched, so writers and readers of newer revisions never notice.
 
-use std::sync::PoisonError;
+use std::fmt;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use disk::Disk;
 
 use super::hash::KvHasher;
 use super::revision::Revision;
-use super::store::{Store, mark};
+use super::store::{Shared, Store, mark};
 use crate::backend::{Backend, Pairs};
 use crate::error::Error;
 use crate::schema::{Bucket, FINISHED_COMPACT, SCHEDULED_COMPACT};
@@ -38,6 +41,25 @@ enum Phase {
     Index(Bytes, Vec<Revision>),
     /// Goes over the records, from this one on.
     Records(Bytes, KvHasher),
+}
+
+/// A part of a compaction that runs on any thread; its result goes back to [`Store::compact_finish`].
+#[must_use = "the compaction waits for it"]
+pub struct CompactJob<D: Disk> {
+    shared: Arc<Shared<D>>,
+    compaction: Compaction,
+    budget: usize,
+    epoch: u64,
+}
+
+/// What a [`CompactJob`] found out.
+#[must_use = "the compaction waits for it"]
+#[derive(Debug)]
+pub struct CompactPiece {
+    compaction: Compaction,
+    dropped: Vec<Bytes>,
+    done: bool,
+    epoch: u64,
 }
 
 /// What a step came to.
@@ -88,82 +110,143 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Whether [`Store::compact_step`] has something to do.
+    /// Whether a compaction is not through.
     pub fn is_compacting(&self) -> bool {
-        !self.compactions.is_empty()
+        self.compact_job_is_out || !self.compactions.is_empty()
     }
 
-    /// Does a part of the oldest compaction: at most `budget` keys of the index or records.
-    ///
-    /// # Errors
-    /// [`Error::Storage`].
-    pub fn compact_step(&mut self, backend: &mut Backend<D>, budget: usize) -> Result<Compacted, Error> {
-        let budget = budget.max(1);
-        let Some(compaction) = self.compactions.front_mut() else {
-            return Ok(Compacted::Nothing);
-        };
-        let revision = compaction.revision;
-        let (from, hasher) = match &mut compaction.phase {
-            Phase::Records(from, hasher) => (from, hasher),
-            Phase::Index(from, kept) => {
-                match self
-                    .shared
-                    .with_mut(|moment| moment.index.compact(from, revision, budget, kept))
-                {
-                    Some(next) => *from = next,
-                    None => {
-                        let mut keep = std::mem::take(kept);
-                        keep.sort_unstable();
-                        let hasher = KvHasher::new(compaction.previous, revision, keep);
-                        compaction.phase = Phase::Records(Bytes::new(), hasher);
-                    }
-                }
-                return Ok(Compacted::More);
-            }
-        };
-        let mut seen = 0;
-        let mut last = None;
-        let mut dropped = Vec::new();
-        let end = Revision::start_of(revision + 1).encode();
-        backend
-            .reader()
-            .snapshot(Bucket::Key)
-            .for_each(from, Some(&end), |key, value| {
-                let (at, tombstone) = Revision::decode(&key)?;
-                hasher.record(at, tombstone, &key, &value);
-                if !hasher.keeps(at) {
-                    dropped.push(key);
-                }
-                last = Some(at);
-                seen += 1;
-                Ok(if seen == budget { Pairs::Enough } else { Pairs::More })
-            })?;
-        for key in dropped {
+    /// Hands out the next part of the oldest compaction: at most `budget` keys of the index or records. `None` when there is none, or the
+    /// last part has not come back.
+    pub fn compact_job(&mut self, budget: usize) -> Option<CompactJob<D>> {
+        if self.compact_job_is_out {
+            return None;
+        }
+        let compaction = self.compactions.pop_front()?;
+        self.compact_job_is_out = true;
+        Some(CompactJob {
+            shared: self.shared.clone(),
+            compaction,
+            budget: budget.max(1),
+            epoch: self.epoch,
+        })
+    }
+
+    /// Writes what a job found out. What was found out about another database ([`Store::restore`]) is ignored.
+    pub fn compact_finish(&mut self, backend: &mut Backend<D>, piece: CompactPiece) -> Compacted {
+        if piece.epoch != self.epoch {
+            return if self.is_compacting() {
+                Compacted::More
+            } else {
+                Compacted::Nothing
+            };
+        }
+        self.compact_job_is_out = false;
+        for key in piece.dropped {
             backend.delete(Bucket::Key, key);
         }
-        if let Some(last) = last
-            && seen == budget
-        {
-            *from = Revision {
-                main: last.main,
-                sub: last.sub + 1,
-            }
-            .encode();
-            return Ok(Compacted::More);
+        if !piece.done {
+            self.compactions.push_front(piece.compaction);
+            return Compacted::More;
         }
+        let revision = piece.compaction.revision;
         backend.put(
             Bucket::Meta,
             Bytes::from_static(FINISHED_COMPACT),
             Revision::start_of(revision).encode(),
         );
-        if compaction.hash_complete {
+        if let Phase::Records(_, hasher) = &piece.compaction.phase
+            && piece.compaction.hash_complete
+        {
             self.shared
                 .hashes
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .remember(hasher.hash());
         }
-        self.compactions.pop_front();
-        Ok(Compacted::Done(revision))
+        Compacted::Done(revision)
+    }
+
+    /// A job from beginning to end on this thread.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub fn compact_step(&mut self, backend: &mut Backend<D>, budget: usize) -> Result<Compacted, Error> {
+        match self.compact_job(budget) {
+            Some(job) => Ok(self.compact_finish(backend, job.run()?)),
+            None if self.is_compacting() => Ok(Compacted::More),
+            None => Ok(Compacted::Nothing),
+        }
+    }
+}
+
+impl<D: Disk> CompactJob<D> {
+    /// Looks at the index or reads records.
+    ///
+    /// # Errors
+    /// [`Error::Storage`]: the member must stop.
+    pub fn run(mut self) -> Result<CompactPiece, Error> {
+        let revision = self.compaction.revision;
+        let (mut dropped, mut done) = (Vec::new(), false);
+        match &mut self.compaction.phase {
+            Phase::Index(from, kept) => {
+                match self
+                    .shared
+                    .with_mut(|moment| moment.index.compact(from, revision, self.budget, kept))
+                {
+                    Some(next) => *from = next,
+                    None => {
+                        let mut keep = std::mem::take(kept);
+                        keep.sort_unstable();
+                        let hasher = KvHasher::new(self.compaction.previous, revision, keep);
+                        self.compaction.phase = Phase::Records(Bytes::new(), hasher);
+                    }
+                }
+            }
+            Phase::Records(from, hasher) => {
+                let mut seen = 0;
+                let mut last = None;
+                let end = Revision::start_of(revision + 1).encode();
+                let records = self.shared.with(|moment| moment.backend.snapshot(Bucket::Key));
+                records.for_each(from, Some(&end), |key, value| {
+                    let (at, tombstone) = Revision::decode(&key)?;
+                    hasher.record(at, tombstone, &key, &value);
+                    if !hasher.keeps(at) {
+                        // A copy: what waits for its commit must not keep a page of the file in memory.
+                        dropped.push(Bytes::copy_from_slice(&key));
+                    }
+                    last = Some(at);
+                    seen += 1;
+                    Ok(if seen == self.budget {
+                        Pairs::Enough
+                    } else {
+                        Pairs::More
+                    })
+                })?;
+                match last {
+                    Some(last) if seen == self.budget => {
+                        *from = Revision {
+                            main: last.main,
+                            sub: last.sub + 1,
+                        }
+                        .encode();
+                    }
+                    _ => done = true,
+                }
+            }
+        }
+        Ok(CompactPiece {
+            compaction: self.compaction,
+            dropped,
+            done,
+            epoch: self.epoch,
+        })
+    }
+}
+
+impl<D: Disk> fmt::Debug for CompactJob<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompactJob")
+            .field("compaction", &self.compaction)
+            .finish_non_exhaustive()
     }
 }

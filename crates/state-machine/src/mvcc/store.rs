@@ -30,6 +30,10 @@ pub struct Store<D: Disk> {
     pub(super) shared: Arc<Shared<D>>,
     /// Compactions that were accepted and are not through, oldest first.
     pub(super) compactions: VecDeque<Compaction>,
+    /// The oldest compaction is on another thread.
+    pub(super) compact_job_is_out: bool,
+    /// Counts the databases that this store has been on.
+    pub(super) epoch: u64,
 }
 
 /// What the store and its readers have in common.
@@ -92,6 +96,8 @@ impl<D: Disk> Store<D> {
             Store {
                 shared,
                 compactions: loaded.compaction.into_iter().collect(),
+                compact_job_is_out: false,
+                epoch: 0,
             },
             loaded.leased,
         ))
@@ -108,6 +114,8 @@ impl<D: Disk> Store<D> {
         self.shared.watchers().restored(current);
         *self.shared.hashes.lock().unwrap_or_else(PoisonError::into_inner) = Hashes::default();
         self.compactions = loaded.compaction.into_iter().collect();
+        self.compact_job_is_out = false;
+        self.epoch += 1;
         Ok(loaded.leased)
     }
 

@@ -23,8 +23,13 @@ fn ranges_at_every_revision_equal_the_model_through_compactions_and_restarts() {
             }
         }
         if rng.chance(3) {
-            // Small steps, so that reads and writes fall between them.
-            pair.store.compact_step(&mut pair.backend, 7).unwrap();
+            // Small steps, so that reads and writes fall between them, and even into them.
+            if let Some(job) = pair.store.compact_job(7) {
+                let piece = std::thread::spawn(move || job.run().unwrap());
+                assert!(pair.store.compact_job(7).is_none() && pair.store.is_compacting());
+                pair.write(&mut rng);
+                pair.store.compact_finish(&mut pair.backend, piece.join().unwrap());
+            }
         }
         if rng.chance(50) {
             pair.backend.commit().unwrap();
@@ -126,6 +131,35 @@ fn the_revision_does_not_fall_when_the_newest_deletion_is_compacted() {
         let (_, store, _) = open(&path);
         assert_eq!((store.current_revision(), store.compact_revision()), (5, 5));
     }
+}
+
+#[test]
+fn a_piece_of_a_compaction_of_another_database_is_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng(11);
+    let (mut pair, mut other) = (Pair::new(&dir.path().join("a")), Pair::new(&dir.path().join("b")));
+    for _ in 0..50 {
+        pair.write(&mut rng);
+        other.write(&mut rng);
+        other.write(&mut rng);
+    }
+    pair.store.compact(&mut pair.backend, pair.model.current).unwrap();
+    while pair.store.compact_step(&mut pair.backend, 10).unwrap() == Compacted::More && pair.backend.pending_ops() < 100
+    {
+    }
+    let job = pair.store.compact_job(20);
+    pair.store.restore(&other.backend).unwrap();
+    let pending = other.backend.pending_ops();
+    if let Some(job) = job {
+        let piece = job.run().unwrap();
+        assert_eq!(pair.store.compact_finish(&mut other.backend, piece), Compacted::Nothing);
+    }
+    assert_eq!(
+        other.backend.pending_ops(),
+        pending,
+        "it deleted records of the other database"
+    );
+    assert!(!pair.store.is_compacting());
 }
 
 #[test]
