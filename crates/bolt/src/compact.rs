@@ -20,7 +20,7 @@ use crate::bucket::{BucketHeader, Root};
 use crate::build::{Build, Finish};
 use crate::db::Db;
 use crate::error::Error;
-use crate::node::{Node, branch_item};
+use crate::node::{Node, branch_item, leaf_item};
 use crate::page::{BUCKET_FLAG, Kind, Page};
 use crate::read::{self, DEPTH_MAX};
 use crate::update::{Change, Edited, NewRoot, Slot};
@@ -336,18 +336,27 @@ impl<D: Disk> Build<'_, D> {
 
     /// Packs the leaf at `index` with those behind it, when they fit into fewer pages. Returns how many leaves the slot replaces.
     fn pack(&mut self, page: &Page, index: usize, sweep: &mut Sweep) -> Result<(Slot, usize), Error> {
-        let mut leaves = Vec::new();
-        let mut node = Node::Leaf(Vec::new());
+        let mut leaves: Vec<Page> = Vec::new();
+        let mut used = 0;
         for next in index..page.count().min(index + WINDOW) {
             sweep.reads_left = sweep.reads_left.saturating_sub(1);
             let leaf = self.page(page.child(next))?;
             if leaf.kind != Kind::Leaf || leaf.overflow > 0 {
                 break;
             }
-            node.append(Node::of(&leaf));
+            used += leaf.used();
             leaves.push(leaf);
-            let pieces = node.clone().split(self.shared.page_size, PACKED).len();
-            if pieces < leaves.len() {
+            // Most neighbours are ruled out by their sizes; only then is it worth looking where the cuts would be.
+            if used > (leaves.len() - 1) * self.shared.page_size {
+                continue;
+            }
+            let items = |leaf: &Page| {
+                (0..leaf.count())
+                    .map(|index| leaf_item(leaf, index))
+                    .collect::<Vec<_>>()
+            };
+            let node = Node::Leaf(leaves.iter().flat_map(items).collect());
+            if node.clone().split(self.shared.page_size, PACKED).len() < leaves.len() {
                 for leaf in &leaves {
                     sweep.count(leaf);
                     self.free(leaf);

@@ -176,6 +176,14 @@ impl Page {
         self.data.len()
     }
 
+    /// Bytes in use: header, elements, keys and values.
+    pub fn used(&self) -> usize {
+        let content = (0..self.count())
+            .map(|index| self.bounds(index))
+            .map(|(_, key, value)| key + value);
+        HEADER + self.count() * ELEMENT + content.sum::<usize>()
+    }
+
     /// Pages taken, the overflow included.
     pub fn span(&self) -> u64 {
         u64::from(self.overflow) + 1
