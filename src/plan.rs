@@ -5,7 +5,7 @@
 //! 3. Members that merely stopped: start them. Wrong members: one in or one out. 4. Outdated members: roll one.
 //! 5. Bloated members: maintain one. The first decider with something to say wins: this list is the priority.
 //!
-//! Invariants (checked by `check` on every plan in tests and in the simulator):
+//! Invariants (checked by [`check`](check::check) on every plan in tests and in the simulator):
 //! - At most one step is in [`Next::Take`]; it is planned again from a fresh look after it was carried out.
 //! - A step names the member by name, volume and member id; the platform refuses it when those no longer hold.
 //! - [`Plan::journal`] is persisted *before* the step is carried out. Only the journal and what can be observed
@@ -16,6 +16,7 @@
 
 pub mod backup;
 mod bootstrap;
+pub mod check;
 mod explain;
 pub mod journal;
 mod look;
@@ -31,6 +32,9 @@ pub mod safety;
 pub mod status;
 pub mod step;
 pub mod wanted;
+
+#[cfg(test)]
+mod model;
 
 pub use explain::explain;
 pub use journal::Journal;

@@ -7,7 +7,9 @@
 //! Invariants:
 //! - Nothing is decided while any volume of this cluster exists, in use or retired, or a cluster id is latched.
 //! - Nothing is created before the decision has been read back, nothing started before all is created.
-//! - `new` is never used once a cluster id is latched: a late initial member joins instead.
+//! - `new` is never used once a cluster id is latched, that is, once a quorum has confirmed it: a late initial member
+//!   joins instead. Should the latch be lost with the journal, `new` is still harmless: it starts only a volume that no
+//!   process ever wrote to, and initial members of that kind are a minority if a quorum ever was.
 
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ use super::wanted::{BackupSource, Bootstrap, RestoreSource};
 
 /// Begins the cluster, or none when it has begun.
 pub(super) fn decide(look: &Look<'_>, journal: &mut Journal) -> Option<Next> {
-    if look.quorate || look.cluster_id().is_some() || journal.recovery.is_some() {
+    if look.quorate || look.observed.journal.cluster_id.is_some() || journal.recovery.is_some() {
         return None;
     }
     // Only what was read back counts: a decision made in this very plan is not acted on.
@@ -33,8 +35,15 @@ pub(super) fn decide(look: &Look<'_>, journal: &mut Journal) -> Option<Next> {
         .clone()
         .or_else(|| journal.bootstrap.clone())
     else {
-        return Some(record(look, journal));
+        // Members without a decision: theirs was lost with the journal and the initial volumes. They exist, so there
+        // is nothing to begin.
+        return look.observed.members.is_empty().then(|| record(look, journal));
     };
+    // Members came or went since: the cluster has long begun, only the latch was lost with the journal.
+    let later = |m: &Member| !decision.members.contains(&m.name);
+    if look.observed.members.iter().any(later) || !look.observed.retired.is_empty() {
+        return None;
+    }
     let why = why(look);
     let any_started = look.observed.members.iter().any(|m| m.volume.started);
     if let Some(name) = decision.members.iter().find(|name| look.member(name).is_none()) {
@@ -80,7 +89,9 @@ pub(super) fn decide(look: &Look<'_>, journal: &mut Journal) -> Option<Next> {
         .filter(|m| !matches!(m.data, Data::Lost | Data::Corrupt { .. } | Data::Foreign { .. }))
         .count();
     if alive <= decision.members.len() / 2 {
-        return Some(Next::Blocked {
+        // Members have begun and lost their data: what that means is for recovery to say.
+        let begun = look.cluster_id().is_some();
+        return (!begun).then(|| Next::Blocked {
             why: stuck(look, &decision),
         });
     }
@@ -113,11 +124,6 @@ fn backup_text(from: &BackupSource) -> String {
 
 /// Decides who begins. Nothing else happens in this plan: the decision has to be read back first.
 fn record(look: &Look<'_>, journal: &mut Journal) -> Next {
-    if !look.observed.members.is_empty() {
-        return Next::Blocked {
-            why: Reason::ClusterUnreachable,
-        };
-    }
     if !look.observed.retired.is_empty() {
         return Next::Blocked {
             why: Reason::AllMembersLost,

@@ -44,7 +44,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// The latched cluster id; when the journal was lost, what the volumes say if they agree.
+    /// The latched cluster id; before that (or when the journal was lost) what the volumes say, if they agree.
     pub fn cluster_id(&self) -> Option<ClusterId> {
         self.observed.journal.cluster_id.or_else(|| {
             let mut ids = self.observed.members.iter().filter_map(|m| m.volume.cluster_id);
@@ -146,11 +146,12 @@ impl<'a> Look<'a> {
         if journal.bootstrap.is_none() {
             journal.bootstrap = self.bootstrap_on_volumes();
         }
-        if journal.cluster_id.is_none() {
-            journal.cluster_id = self.cluster_id();
-        }
         if !self.quorate {
-            if journal.cluster_id.is_some() && self.wanted.replicas > 0 {
+            // A member may know of a later change than the last confirmed list; once it stops, nobody would.
+            if !journal.members.is_empty() {
+                journal.members = self.known_list();
+            }
+            if self.cluster_id().is_some() && self.wanted.replicas > 0 {
                 journal.quorum_lost_since.get_or_insert(self.now);
             }
             return journal;
@@ -160,8 +161,7 @@ impl<'a> Look<'a> {
         if let Some(answer) = self.confirmed() {
             journal.cluster_id = Some(answer.cluster_id);
         }
-        let before = std::mem::take(&mut journal.members);
-        journal.members = self.list.iter().map(|listed| self.known(listed, &before)).collect();
+        journal.members = self.known_list();
         if let Some(leader) = self.leader {
             let gone = self
                 .voters()
@@ -194,6 +194,14 @@ impl<'a> Look<'a> {
         answers(self.observed)
             .filter(|a| a.linearizable && (recovering || latched.is_none_or(|id| id == a.cluster_id)))
             .max_by_key(|a| (a.term, a.index))
+    }
+
+    /// The list of this look with what was last seen of each member.
+    pub fn known_list(&self) -> Vec<Known> {
+        self.list
+            .iter()
+            .map(|listed| self.known(listed, &self.observed.journal.members))
+            .collect()
     }
 
     fn known(&self, listed: &Listed, before: &[Known]) -> Known {
@@ -281,9 +289,16 @@ fn answers(observed: &Observed) -> impl Iterator<Item = &Answer> {
     observed.members.iter().filter_map(|m| m.answer.as_ref())
 }
 
-/// The last list that a quorum confirmed; else the longest that any member reports; else what the volumes tell.
+/// The last list that a quorum confirmed, or a later one that a member reports (what a member has applied was
+/// committed, so a list can only be old, never wrong); when nothing was ever confirmed, what the volumes tell.
 fn remembered(observed: &Observed) -> Vec<Listed> {
-    if !observed.journal.members.is_empty() {
+    let confirmed_at = observed.journal.members.iter().map(|k| k.index).max();
+    let latest = answers(observed).max_by_key(|a| (a.applied, a.term));
+    if let Some(answer) = latest.filter(|a| confirmed_at.is_none_or(|index| a.applied > index) && !a.members.is_empty())
+    {
+        return answer.members.clone();
+    }
+    if confirmed_at.is_some() {
         let url = |name: &str| {
             observed
                 .members
@@ -298,9 +313,6 @@ fn remembered(observed: &Observed) -> Vec<Listed> {
             learner: k.learner,
         };
         return observed.journal.members.iter().map(entry).collect();
-    }
-    if let Some(answer) = answers(observed).max_by_key(|a| (a.term, a.index)) {
-        return answer.members.clone();
     }
     let entry = |m: &Member| {
         Some(Listed {

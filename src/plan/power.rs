@@ -116,13 +116,11 @@ pub(super) fn why_down(member: &Member) -> Reason {
     }
 }
 
-/// False for a member that a confirmed list does not hold.
+/// False for a member that a confirmed list does not hold. A list that only some member reports excludes nobody: that
+/// member may have slept through every change.
 fn belongs(look: &Look<'_>, member: &Member) -> bool {
-    match member.id() {
-        Some(_) => look.listed_for(member).is_some() || look.list.is_empty(),
-        // Never answered: one of the initial members, before anything was confirmed, or a restored one.
-        None => look.cluster_id().is_none() || look.listed_for(member).is_some(),
-    }
+    let confirmed = look.quorate || !look.observed.journal.members.is_empty();
+    !confirmed || look.listed_for(member).is_some()
 }
 
 /// How long to wait before a process is started (again): zero means now, none that it runs or that the platform

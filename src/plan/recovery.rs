@@ -27,6 +27,8 @@ use super::{Next, backup, bootstrap, power};
 const GRACE_PROVEN: Duration = Duration::from_secs(5);
 /// A loss of quorum with members that are merely silent is published as a recovery plan after this long.
 const GRACE_SILENT: Duration = Duration::from_secs(15);
+/// Why nothing is automatic when the journal was lost.
+const UNCONFIRMED: &str = "the member list is not confirmed: the operator's memory was lost, and a single member may not know of later members";
 /// The pause between looks while members may come back by themselves.
 const RECHECK: Duration = Duration::from_secs(1);
 
@@ -61,6 +63,12 @@ pub(super) fn decide(look: &Look<'_>, journal: &mut Journal) -> Option<Next> {
         });
     }
     Some(propose(look, journal, &case))
+}
+
+fn lost_for(look: &Look<'_>, journal: &Journal) -> Duration {
+    journal
+        .quorum_lost_since
+        .map_or(Duration::ZERO, |since| look.now.since(since))
 }
 
 /// What is known about each voter when there is no quorum.
@@ -208,6 +216,8 @@ fn propose(look: &Look<'_>, journal: &mut Journal, case: &Case<'_>) -> Next {
         }
         Some(_) | None => {
             journal.recovery = Some(decision);
+            // The members that know the list are about to be stopped.
+            journal.members = look.known_list();
             let what = format!("that recovery {hash} begins");
             Next::Take {
                 step: Step::Record { what },
@@ -258,8 +268,20 @@ fn from_survivor(look: &Look<'_>, journal: &Journal, case: &Case<'_>) -> Proposa
     };
     let why_not_automatic = if !look.wanted.recovery.automatic {
         Some("recovery.mode is Manual".into())
-    } else if case.silent.is_empty() || complete {
+    } else if journal.members.is_empty() {
+        Some(UNCONFIRMED.into())
+    } else if case.silent.is_empty() {
         None
+    } else if complete {
+        // No second cluster can exist, but the silent ones may yet make recovery unnecessary.
+        let left = look
+            .wanted
+            .repair
+            .after
+            .saturating_sub(lost_for(look, journal))
+            .as_secs();
+        (left > 0)
+            .then(|| format!("members that do not answer are waited for until repair.after has passed, {left} s more"))
     } else {
         let silent: Vec<String> = case.silent.iter().map(|l| look.name_of(l.id)).collect();
         Some(format!(
@@ -358,15 +380,18 @@ fn back_to_backup(
     };
     let all_gone = case.alive.is_empty() && case.silent.is_empty();
     let wanted = &look.wanted.recovery;
-    let why_not_automatic = if wanted.automatic && wanted.from_backup_automatic && all_gone {
-        None
-    } else if !wanted.automatic {
-        Some("recovery.mode is Manual".into())
-    } else if !all_gone {
-        Some("not every member is proven gone".into())
-    } else {
-        Some("going back to a backup gives up newer writes (recovery.fromBackup is Acknowledge)".into())
-    };
+    let why_not_automatic =
+        if wanted.automatic && wanted.from_backup_automatic && all_gone && !journal.members.is_empty() {
+            None
+        } else if !wanted.automatic {
+            Some("recovery.mode is Manual".into())
+        } else if !all_gone {
+            Some("not every member is proven gone".into())
+        } else if journal.members.is_empty() {
+            Some(UNCONFIRMED.into())
+        } else {
+            Some("going back to a backup gives up newer writes (recovery.fromBackup is Acknowledge)".into())
+        };
     Ok(Proposal {
         decision: RecoveryDecision {
             hash,

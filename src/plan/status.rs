@@ -159,6 +159,13 @@ pub(super) fn status(look: &Look<'_>, journal: &mut Journal, next: &Next) -> Sta
             status.blocked_by = None;
             status.phase = why.name().into();
         }
+        Next::Wait {
+            why: why @ Reason::RecoveryRequired { .. },
+            ..
+        } => {
+            status.next_action = "nothing".into();
+            status.blocked_by = Some(why.to_string());
+        }
         Next::Wait { why, .. } => status.next_action = format!("wait: {why}"),
         Next::Blocked { why } => {
             status.next_action = "nothing".into();
@@ -183,7 +190,7 @@ fn phase(look: &Look<'_>, next: &Next) -> &'static str {
             Next::Take { .. } | Next::Wait { .. } => "Progressing",
             Next::Blocked { .. } => "Degraded",
         }
-    } else if look.cluster_id().is_none() {
+    } else if look.observed.journal.cluster_id.is_none() {
         "Bootstrapping"
     } else {
         "QuorumLost"

@@ -112,7 +112,8 @@ pub enum Step {
         /// Its peer URL.
         peer_url: String,
     },
-    /// `MemberPromote`.
+    /// `MemberPromote`; refused unless the learner answers at this very moment (etcd itself would promote one that
+    /// died after it had caught up).
     Promote {
         /// A learner that has caught up.
         member: MemberRef,
@@ -124,7 +125,8 @@ pub enum Step {
         /// Who shall lead.
         to: MemberRef,
     },
-    /// `MemberRemove`, against a linearizable member list that still holds `id`. Not found counts as done.
+    /// `MemberRemove`, against a linearizable member list that still holds `id`. Not found counts as done. Refused for a
+    /// voter unless, at this very moment, the healthy voters that remain are a quorum of those that remain.
     RemoveMember {
         /// Its id.
         id: MemberId,
