@@ -14,6 +14,7 @@ use proto::etcdserverpb::{
     RequestHeader, alarm_request::AlarmAction,
 };
 use proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest};
+use state_machine::auth::ROOT;
 use state_machine::version::Version;
 use state_machine::{Action, Error, Response, Uptime};
 
@@ -45,7 +46,6 @@ pub(crate) struct Duties {
     pub after_alarm: Vec<(u64, Result<Response, Error>)>,
     leases_at: Uptime,
     versions_at: Option<Uptime>,
-    compacting: bool,
     /// Compactions done in memory, told once they are durable.
     pub compacted: Vec<i64>,
 }
@@ -112,7 +112,8 @@ impl<D: Disk> Replica<D> {
     /// Goes on with a compaction, if one is under way.
     fn compact(&mut self, _: Uptime) -> Result<(), Fatal> {
         use state_machine::mvcc::Compacted;
-        if !self.duties.compacting {
+        // Asked each time: one may have been cut short by a restart, or come with a snapshot or a restore.
+        if !self.state.store().is_compacting() {
             return Ok(());
         }
         // A tick comes ten times less often than etcd's pause between steps.
@@ -120,10 +121,7 @@ impl<D: Disk> Replica<D> {
             match self.state.compact_step(COMPACT_BUDGET)? {
                 Compacted::More => {}
                 Compacted::Done(revision) => self.duties.compacted.push(revision),
-                Compacted::Nothing => {
-                    self.duties.compacting = false;
-                    break;
-                }
+                Compacted::Nothing => break,
             }
         }
         Ok(())
@@ -184,9 +182,13 @@ impl<D: Disk> Replica<D> {
 
     fn run_errand(&mut self, errand: Errand, mut request: InternalRaftRequest, now: Uptime) -> Result<u64, Fatal> {
         let id = self.ids.next();
+        // Revoking a lease needs the right to write its keys: the leader does it as root (etcd server/auth/store.go, WithRoot).
+        let auth = self.state.auth();
+        let as_root = request.lease_revoke.is_some() && auth.is_enabled();
         request.header = Some(RequestHeader {
             id,
-            ..RequestHeader::default()
+            username: if as_root { ROOT.to_owned() } else { String::new() },
+            auth_revision: if as_root { auth.revision() } else { 0 },
         });
         self.errands.insert(id, errand);
         // Those that were lost are few, but there is no end to them.
@@ -237,7 +239,8 @@ impl<D: Disk> Replica<D> {
                         self.duties.alarm_asked = Some(self.run_errand(Errand::NoSpaceAlarm, request, now)?);
                     }
                 }
-                Action::CompactionScheduled { .. } => self.duties.compacting = true,
+                // Taken up by the next look at what is to be compacted.
+                Action::CompactionScheduled { .. } => {}
                 Action::ClusterVersionChanged { from, to } => {
                     self.duties.versions_at = None;
                     if from.as_ref().is_some_and(|from: &Version| to < from) {

@@ -268,8 +268,11 @@ fn every_part_of_a_request_is_judged() {
     assert_eq!(delete("a", "g"), Err(Error::PermissionDenied));
     // A transaction, in both branches and as deep as it goes (CVE-2026-33343).
     let op = |op| RequestOp { request: Some(op) };
-    let mut txn = TxnRequest::default();
-    txn.failure = vec![op(Op::RequestPut(super::tests::put("z", 0, false)))];
+    let forbidden = op(Op::RequestPut(super::tests::put("z", 0, false)));
+    let mut txn = TxnRequest {
+        failure: vec![forbidden],
+        ..Default::default()
+    };
     for _ in 0..3 {
         assert_eq!(
             bench.table.check_txn(&info, &leases, &txn),

@@ -24,7 +24,7 @@ impl AuthTable {
         if self.users.contains_key(&request.name) {
             return Err(Error::UserAlreadyExists);
         }
-        let options = request.options.clone().unwrap_or(UserAddOptions { no_password: false });
+        let options = request.options.unwrap_or(UserAddOptions { no_password: false });
         let password = if options.no_password {
             Bytes::new()
         } else {
