@@ -324,5 +324,14 @@ impl Pair {
     }
 }
 
+fn everything() -> RangeRequest {
+    RangeRequest {
+        key: Bytes::from_static(b"\0"),
+        range_end: Bytes::from_static(b"\0"),
+        ..RangeRequest::default()
+    }
+}
+
+mod crash;
 mod ranges;
 mod watching;

@@ -227,11 +227,3 @@ fn readers_on_other_threads_always_see_whole_transactions() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }
-
-fn everything() -> RangeRequest {
-    RangeRequest {
-        key: Bytes::from_static(b"\0"),
-        range_end: Bytes::from_static(b"\0"),
-        ..RangeRequest::default()
-    }
-}
