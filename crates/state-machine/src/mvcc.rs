@@ -26,5 +26,3 @@ pub use write::{Change, Changes, WriteTxn};
 
 #[cfg(test)]
 mod model;
-#[cfg(test)]
-mod real;

@@ -25,10 +25,13 @@ fn ranges_at_every_revision_equal_the_model_through_compactions_and_restarts() {
         if rng.chance(3) {
             // Small steps, so that reads and writes fall between them, and even into them.
             if let Some(job) = pair.store.compact_job(7) {
-                let piece = std::thread::spawn(move || job.run().unwrap());
-                assert!(pair.store.compact_job(7).is_none() && pair.store.is_compacting());
-                pair.write(&mut rng);
-                pair.store.compact_finish(&mut pair.backend, piece.join().unwrap());
+                let piece = std::thread::scope(|scope| {
+                    let piece = scope.spawn(move || job.run().unwrap());
+                    assert!(pair.store.compact_job(7).is_none() && pair.store.is_compacting());
+                    pair.write(&mut rng);
+                    piece.join().unwrap()
+                });
+                pair.store.compact_finish(&mut pair.backend, piece);
             }
         }
         if rng.chance(50) {

@@ -12,11 +12,26 @@ use disk::RealDisk;
 use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
 
-use super::model::Rng;
-use super::{Compacted, Store};
-use crate::backend::{Backend, Options};
-use crate::schema::{Bucket, FINISHED_COMPACT, SCHEDULED_COMPACT};
-use crate::txn::{self, Ranges};
+use state_machine::backend::{Backend, Options};
+use state_machine::mvcc::{Compacted, Span, Store};
+use state_machine::schema::{Bucket, FINISHED_COMPACT, SCHEDULED_COMPACT};
+use state_machine::txn::{self, Ranges};
+
+/// A xorshift: the same numbers on every run.
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    fn chance(&mut self, one_in: u64) -> bool {
+        self.below(one_in) == 0
+    }
+}
 
 /// A real etcd on the loopback, stopped when dropped.
 struct Etcd {
@@ -285,12 +300,9 @@ fn a_database_with_a_bumped_revision_opens_as_in_etcd() {
     let hash = store.reader().view().hash_kv(0).unwrap();
     assert_eq!((hash.hash, hash.revision, hash.compact_revision), theirs);
     // The compaction that the mark asks for takes nothing that is visible, and the record without a key stays.
-    let visible = store.reader().view().all_without_values(super::Span::From(b"\0"));
+    let visible = store.reader().view().all_without_values(Span::From(b"\0"));
     while store.compact_step(&mut backend, 10).unwrap() != Compacted::Nothing {}
-    assert_eq!(
-        store.reader().view().all_without_values(super::Span::From(b"\0")),
-        visible
-    );
+    assert_eq!(store.reader().view().all_without_values(Span::From(b"\0")), visible);
     assert_eq!(store.reader().view().hash_kv(0).unwrap().hash, hash.hash);
     let records = backend.scan(Bucket::Key, b"", None, 0).unwrap();
     assert!(records.last().unwrap().1.is_empty());
