@@ -208,6 +208,14 @@ impl<D: Disk> Replica<D> {
         Ok(())
     }
 
+    /// Looks at the database file as it is now: after a step of its compaction.
+    ///
+    /// # Errors
+    /// As [`Replica::step`].
+    pub fn refresh_database(&mut self) -> Result<(), Fatal> {
+        Ok(self.state.backend_mut().refresh()?)
+    }
+
     /// Whether [`Replica::drain`] has something to do.
     pub fn has_work(&self) -> bool {
         !self.outputs.is_empty()

@@ -237,6 +237,10 @@ pub enum Command {
     Defragment {
         reply: oneshot::Sender<Result<(), Error>>,
     },
+    Defragmented {
+        done: Result<bool, Error>,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
     Snapshot {
         reply: oneshot::Sender<Result<FileView<RealDisk>, Error>>,
     },

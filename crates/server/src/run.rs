@@ -39,6 +39,8 @@ const COMMANDS_MAX: usize = 4096;
 const REMOVED_DELAY: Duration = Duration::from_secs(1);
 /// How long a start waits for peers before it gives up on electing a leader early (etcd rafthttp.ConnReadTimeout).
 const EARLY_ELECTION: Duration = Duration::from_secs(5);
+/// Pages that one step of a defragmentation rewrites: commits wait for that long.
+const DEFRAGMENT_PAGES: u64 = 512;
 /// Bytes of a database per chunk, when it is sent to a peer.
 const SNAPSHOT_CHUNK: usize = 256 * 1024;
 
@@ -316,8 +318,18 @@ impl Run {
                 Ok(())
             }
             Command::Defragment { reply } => {
-                self.database_work.fetch_add(1, Ordering::Relaxed);
-                self.database.send(DatabaseWork::Defragment { reply }).ok();
+                self.defragment(reply);
+                Ok(())
+            }
+            Command::Defragmented { done, reply } => {
+                // So that the pages which the step moved are no longer in use.
+                self.replica.refresh_database()?;
+                match done {
+                    Ok(false) if !reply.is_closed() => self.defragment(reply),
+                    done => {
+                        reply.send(done.map(|_| ())).ok();
+                    }
+                }
                 Ok(())
             }
             Command::Snapshot { reply } => {
@@ -329,6 +341,23 @@ impl Run {
             Command::Committed(result) => self.feed(Input::Committed(result?)),
             Command::Stop => Ok(()),
         }
+    }
+
+    /// Queues one step, behind a commit that waits: writes go on while the file shrinks.
+    fn defragment(&self, reply: oneshot::Sender<Result<(), Error>>) {
+        let db = self.replica.state().backend().db().clone();
+        let step = move || {
+            db.compact_step(DEFRAGMENT_PAGES)
+                .map(|progress| progress.done)
+                .map_err(|error| error.to_string())
+        };
+        self.database_work.fetch_add(1, Ordering::Relaxed);
+        self.database
+            .send(DatabaseWork::Defragment {
+                step: Box::new(step),
+                reply,
+            })
+            .ok();
     }
 
     fn learner_ready(&self, id: u64) -> Result<(), Error> {

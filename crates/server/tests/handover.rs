@@ -49,7 +49,15 @@ fn start(program: &Path, data: &Path, name: &str, peer: &str, cluster: &str) -> 
         .open(data.with_extension("log"))
         .unwrap();
     let child = Command::new(program)
-        .args(["--name", name, "--snapshot-count", "10", "--snapshot-catchup-entries", "3", "--data-dir"])
+        .args([
+            "--name",
+            name,
+            "--snapshot-count",
+            "10",
+            "--snapshot-catchup-entries",
+            "3",
+            "--data-dir",
+        ])
         .arg(data)
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
         .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])

@@ -65,7 +65,11 @@ pub(super) fn log_thread(
 /// What is done to the database file, one after the other: it takes one writer.
 pub(super) enum DatabaseWork {
     Commit(CommitJob<RealDisk>),
-    Defragment { reply: oneshot::Sender<Result<(), Error>> },
+    /// One step of a compaction of the file: whether it was the last one.
+    Defragment {
+        step: Box<dyn FnOnce() -> Result<bool, String> + Send>,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
 }
 
 /// Commits applied entries to the database.
@@ -84,8 +88,9 @@ pub(super) fn database_thread(
                     metrics.backend_commit.took(started.elapsed());
                     commands.send(Command::Committed(result)).ok();
                 }
-                DatabaseWork::Defragment { reply } => {
-                    reply.send(Ok(())).ok();
+                DatabaseWork::Defragment { step, reply } => {
+                    let done = step().map_err(Error::Internal);
+                    commands.send(Command::Defragmented { done, reply }).ok();
                 }
             }
             work.fetch_sub(1, Ordering::Release);

@@ -203,6 +203,46 @@ async fn one_member_writes_reads_and_resumes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defragmentation_shrinks_the_file_while_writes_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = Arc::new(Net::default());
+    let member = run(dir.path(), &net, "a", &["a"], |_| {});
+    member.until("leads", |m| m.handle.leader() == m.id).await;
+    let value = "v".repeat(100_000);
+    for n in 0..60 {
+        member.put(&format!("k{}", n % 3), &value).await.unwrap();
+    }
+    let compaction = Some(CompactionRequest {
+        revision: 61,
+        physical: true,
+    });
+    member
+        .handle
+        .propose(InternalRaftRequest {
+            compaction,
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    let db = dir.path().join("a/member/snap/db");
+    let before = std::fs::metadata(&db).unwrap().len();
+    let (defragmented, put) = tokio::join!(member.handle.defragment(), member.put("k0", "small"));
+    defragmented.unwrap();
+    put.unwrap();
+    let after = std::fs::metadata(&db).unwrap().len();
+    println!("{before} -> {after} bytes");
+    assert!(after < before / 4, "{before} -> {after}");
+    member
+        .until("size", |m| m.handle.status().db_size as u64 <= after)
+        .await;
+    member.stop(&net).await;
+    let member = run(dir.path(), &net, "a", &["a"], |config| config.start = Start::Resume);
+    assert_eq!(member.get("k0").as_deref(), Some("small"));
+    assert_eq!(member.get("k1").as_deref(), Some(value.as_str()));
+    member.stop(&net).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_members_replicate_transfer_and_catch_up() {
     let dir = tempfile::tempdir().unwrap();
     let net = Arc::new(Net::default());
