@@ -238,7 +238,9 @@ fn resume<D: Disk>(
     // A commit index alone is not synced; what the database holds was committed all the same.
     hard_state.commit = hard_state.commit.max(applied);
     if config.force_new_cluster {
-        entries.truncate((hard_state.commit - snapshot) as usize);
+        // Unlike etcd, which cuts the log at the commit index: the index on disk may trail what was acknowledged, and an entry of
+        // the survivor that never was committed does no harm by becoming so (decision 0003).
+        hard_state.commit = last;
         let changes = dismissals(&state, &entries, me, applied, hard_state);
         hard_state.commit += changes.len() as u64;
         wal.save(&hard_state, &changes)?;

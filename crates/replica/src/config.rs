@@ -62,7 +62,7 @@ pub struct Config {
     pub start: Start,
     /// Refuse data of anybody else, when known (an operator keeps the identity beside the volume).
     pub expect: Option<Identity>,
-    /// `--force-new-cluster`: drop what is not committed, and all other members.
+    /// `--force-new-cluster`: go on alone: commit all that the log holds, and drop all other members.
     pub force_new_cluster: bool,
     /// `--heartbeat-interval`: the time between two [`crate::Input::Tick`]s.
     pub tick: Duration,
