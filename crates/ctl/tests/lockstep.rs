@@ -49,7 +49,7 @@ fn replay_and_compare(data_dir: &Path, config: Config) -> (StateMachine<RealDisk
     )
     .unwrap();
     let ours = data_dir.with_extension("ours.db");
-    let mut machine = StateMachine::open(RealDisk, &ours, config).unwrap();
+    let mut machine = StateMachine::open(RealDisk, &ours, config.clone()).unwrap();
     let mut actions = Vec::new();
     for entry in log.entries.iter().filter(|entry| entry.index <= log.hard_state.commit) {
         if entry.r#type == EntryType::EntryConfChange as i32 {
@@ -82,8 +82,7 @@ fn replay_and_compare(data_dir: &Path, config: Config) -> (StateMachine<RealDisk
     let extra: Vec<_> = ours_contents.keys().filter(|key| !theirs.contains_key(key)).collect();
     assert!(extra.is_empty(), "only we have {extra:?}");
     assert!(theirs.contains_key(&("meta".into(), schema::CONSISTENT_INDEX.to_vec())));
-    let machine = StateMachine::open(RealDisk, &ours, Config::default()).unwrap();
-    (machine, actions)
+    (StateMachine::open(RealDisk, &ours, config).unwrap(), actions)
 }
 
 #[test]
@@ -206,7 +205,11 @@ fn users_and_roles_are_the_same() {
         String::from_utf8(output.stdout).unwrap()
     };
     let data_dir = etcd.stop();
-    let (machine, actions) = replay_and_compare(&data_dir, Config::default());
+    let enforced = Config {
+        auth_enforced: true,
+        ..Config::default()
+    };
+    let (machine, actions) = replay_and_compare(&data_dir, enforced);
     assert!(actions.contains(&Action::AuthChanged));
     assert!(machine.auth().is_enabled());
     let names: Vec<&str> = users.lines().collect();

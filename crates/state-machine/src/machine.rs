@@ -42,6 +42,9 @@ pub struct Config {
     pub quota: Quota,
     /// How many learners the cluster may have (etcd's `--max-learners`).
     pub learners_max: usize,
+    /// Whether the layers above check who asks, on every request. Without that, data with authentication switched on is refused: it
+    /// would be open to everybody.
+    pub auth_enforced: bool,
     /// The version of this server, in etcd's numbering. It refuses data of newer ones.
     pub server_version: Version,
     /// The database.
@@ -56,6 +59,7 @@ impl Default for Config {
             lease: LeaseConfig::default(),
             quota: Quota::from_config(0),
             learners_max: 1,
+            auth_enforced: false,
             server_version: Version::SERVER,
             backend: Options::default(),
         }
@@ -99,6 +103,12 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
+    /// Authentication is on and nobody above would check who asks.
+    #[error(
+        "authentication is enabled in this database (bucket auth, key authEnabled), which this server does not enforce yet: \
+         disable it with etcd first"
+    )]
+    AuthEnabled,
 }
 
 /// The last entry that is included.

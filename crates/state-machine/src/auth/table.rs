@@ -118,10 +118,7 @@ impl AuthTable {
         if self.enabled {
             return Ok(());
         }
-        let root = self.users.get(ROOT).ok_or(Error::RootUserNotExist)?;
-        if !has_role(root, ROOT) {
-            return Err(Error::RootRoleNotExist);
-        }
+        self.check_enable()?;
         writes(
             Bucket::Auth,
             Bytes::from_static(schema::AUTH_ENABLED),
@@ -129,6 +126,19 @@ impl AuthTable {
         );
         self.enabled = true;
         Ok(())
+    }
+
+    /// Whether somebody could administer if authentication were on.
+    ///
+    /// # Errors
+    /// [`Error::RootUserNotExist`], [`Error::RootRoleNotExist`].
+    pub(crate) fn check_enable(&self) -> Result<(), Error> {
+        let root = self.users.get(ROOT).ok_or(Error::RootUserNotExist)?;
+        if has_role(root, ROOT) {
+            Ok(())
+        } else {
+            Err(Error::RootRoleNotExist)
+        }
     }
 
     /// Switches authentication off. All tokens are gone.
