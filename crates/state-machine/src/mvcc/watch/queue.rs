@@ -73,8 +73,14 @@ impl Queue {
         self.waiting().deliveries.len()
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.waiting().has_room(&self.options)
+    /// Whether there is room for events; if not, `driver` is told when there is.
+    pub(super) fn has_room(&self, driver: &Arc<dyn Notify>) -> bool {
+        let mut waiting = self.waiting();
+        let room = waiting.has_room(&self.options);
+        if !room {
+            waiting.turned_away = Some(driver.clone());
+        }
+        room
     }
 
     /// Adds a control answer.

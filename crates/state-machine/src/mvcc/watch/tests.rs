@@ -367,6 +367,34 @@ fn a_client_that_does_not_read_costs_nothing_and_misses_nothing() {
     assert!(consumer.0.load(Ordering::Relaxed) >= 3);
 }
 
+/// The queue can be full without any event having been turned away: the driver must hear of room all the same.
+#[test]
+fn the_driver_learns_of_room_that_others_on_the_stream_took() {
+    let mut f = Fixture::new();
+    f.put("a", "1");
+    let options = StreamOptions {
+        deliveries_max: 4,
+        ..StreamOptions::default()
+    };
+    let stream = f.hub.open(options, Arc::new(Count::default()), START);
+    for _ in 0..8 {
+        stream.create(&watch("a", 2));
+    }
+    // The answers alone fill the queue.
+    assert_eq!(f.hub.step(START, StepBudget::default()), Ok(Caught::Blocked));
+    let mut seen = 0;
+    while f.hub.stats().slow_watchers > 0 {
+        let told = f.driver.0.load(Ordering::Relaxed);
+        seen += read(&stream).len();
+        assert!(
+            f.driver.0.load(Ordering::Relaxed) > told,
+            "the queue is empty and nobody knows"
+        );
+        f.catch_up();
+    }
+    assert_eq!(seen + read(&stream).len(), 16);
+}
+
 /// H32 (etcd #17529): many watchers on one stream, one slow reader, compaction all the time.
 #[test]
 fn a_thousand_watchers_on_one_stream_get_all_events_or_a_compaction() {

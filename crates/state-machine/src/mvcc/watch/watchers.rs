@@ -357,9 +357,11 @@ impl Watchers {
         self.streams.get(&stream)?.watchers.get(&watch_id)
     }
 
-    /// Whether the queue of a watcher takes events.
+    /// Whether the queue of a stream takes events; if not, the driver is told when it does.
     pub(super) fn has_room(&self, stream: u64) -> bool {
-        self.streams.get(&stream).is_some_and(|stream| stream.queue.has_room())
+        self.streams
+            .get(&stream)
+            .is_some_and(|stream| stream.queue.has_room(&self.driver))
     }
 
     /// Puts events into the queue of a watcher, if there is room.
