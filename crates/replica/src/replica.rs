@@ -68,6 +68,10 @@ pub struct Replica<D: Disk> {
     apply_queue: VecDeque<ApplyTask>,
     jobs_made: u64,
     jobs_done: u64,
+    /// Term and vote of the last job.
+    vote_made: (u64, u64),
+    /// A hard state that only moves the commit index, not yet in any job.
+    commit_deferred: Option<HardState>,
     /// Last told to the shell.
     leader: u64,
     term: u64,
@@ -125,6 +129,11 @@ impl<D: Disk> Replica<D> {
             apply_queue: VecDeque::new(),
             jobs_made: 0,
             jobs_done: 0,
+            vote_made: {
+                let stored = raft.storage().hard_state();
+                (stored.term, stored.vote)
+            },
+            commit_deferred: None,
             leader: raft.leader(),
             term: raft.term(),
             leads: false,
@@ -314,8 +323,10 @@ impl<D: Disk> Replica<D> {
         {
             self.proposals.pop_front();
         }
-        self.do_duties(now)?;
-        Ok(())
+        if self.commit_deferred.is_some() {
+            self.make_job(PersistJob::default());
+        }
+        self.do_duties(now)
     }
 
     /// Carries out what raft decided.
@@ -327,7 +338,7 @@ impl<D: Disk> Replica<D> {
         let mut changes_members = false;
         for message in ready.messages {
             match message.to {
-                raft::LOCAL_APPEND_THREAD => self.persist(message, now)?,
+                raft::LOCAL_APPEND_THREAD => self.persist(message)?,
                 raft::LOCAL_APPLY_THREAD => {
                     changes_members |= message.entries.iter().any(|entry| entry.r#type != 0);
                     let Message { entries, responses, .. } = message;
@@ -347,40 +358,73 @@ impl<D: Disk> Replica<D> {
     }
 
     /// Turns raft's storage message into a job for the log writer.
-    fn persist(&mut self, message: Message, now: Uptime) -> Result<(), Fatal> {
+    fn persist(&mut self, message: Message) -> Result<(), Fatal> {
         let hard_state = HardState {
             term: message.term,
             vote: message.vote,
             commit: message.commit,
         };
-        let job = PersistJob {
-            number: self.jobs_made + 1,
-            received: message.snapshot,
-            hard_state,
-            entries: message.entries,
-            own: None,
-            responses: message.responses,
-        };
-        self.jobs_made += 1;
-        let nothing = job.received.is_none() && job.entries.is_empty() && hard_state == HardState::default();
-        if nothing && self.jobs_done + 1 == self.jobs_made {
-            return self.persisted(Persisted { jobs: vec![job] }, now);
+        let Message {
+            entries,
+            snapshot: received,
+            responses,
+            ..
+        } = message;
+        let quiet = hard_state == HardState::default() || (hard_state.term, hard_state.vote) == self.vote_made;
+        if quiet && entries.is_empty() && received.is_none() {
+            // A commit index need not be durable: it goes with the next write, or with the next tick.
+            if hard_state != HardState::default() {
+                self.commit_deferred = Some(hard_state);
+            }
+            if responses.is_empty() {
+                return Ok(());
+            }
+            if self.jobs_done == self.jobs_made {
+                return self.respond(responses);
+            }
         }
-        self.outputs.push(Output::Persist(job));
+        self.make_job(PersistJob {
+            number: 0,
+            received,
+            hard_state,
+            entries,
+            own: None,
+            responses,
+        });
         Ok(())
     }
 
     /// Makes a snapshot of this member's own state known to the log.
     pub(crate) fn persist_own(&mut self, snapshot: proto::raftpb::Snapshot) {
-        self.jobs_made += 1;
-        self.outputs.push(Output::Persist(PersistJob {
-            number: self.jobs_made,
-            received: None,
-            hard_state: HardState::default(),
-            entries: Vec::new(),
+        self.make_job(PersistJob {
             own: Some(snapshot),
-            responses: Vec::new(),
-        }));
+            ..PersistJob::default()
+        });
+    }
+
+    fn make_job(&mut self, mut job: PersistJob) {
+        self.jobs_made += 1;
+        job.number = self.jobs_made;
+        let deferred = self.commit_deferred.take();
+        if job.hard_state == HardState::default() {
+            job.hard_state = deferred.unwrap_or_default();
+        }
+        if job.hard_state != HardState::default() {
+            self.vote_made = (job.hard_state.term, job.hard_state.vote);
+        }
+        self.outputs.push(Output::Persist(job));
+    }
+
+    /// Says what may be said once everything before it is durable: to raft, or to peers.
+    fn respond(&mut self, responses: Vec<Message>) -> Result<(), Fatal> {
+        for response in responses {
+            if response.to == self.identity.member_id {
+                self.step_raft(response)?;
+            } else {
+                self.outgoing.push(response);
+            }
+        }
+        Ok(())
     }
 
     fn persisted(&mut self, persisted: Persisted, now: Uptime) -> Result<(), Fatal> {
@@ -405,13 +449,7 @@ impl<D: Disk> Replica<D> {
                 self.apply(usize::MAX, now)?;
                 self.restore(&snapshot)?;
             }
-            for response in job.responses {
-                if response.to == self.identity.member_id {
-                    self.step_raft(response)?;
-                } else {
-                    self.outgoing.push(response);
-                }
-            }
+            self.respond(job.responses)?;
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ const SEGMENTS_MAX: usize = 5;
 const SNAPSHOTS_MAX: usize = 5;
 
 /// Something to be made durable.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct PersistJob {
     /// Jobs are numbered from 1 without a gap.
     pub(crate) number: u64,
