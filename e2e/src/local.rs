@@ -4,11 +4,10 @@
 
 use crate::access::Access;
 use crate::load::Target;
-use crate::process::{Background, Programs, Said, run, signal_ours};
+use crate::process::{Background, Programs, Said, all_pids, is_ours, run, signal_ours};
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
@@ -291,16 +290,9 @@ impl Local {
         pid.is_some_and(|file| signal_ours(file.pid, self.temp.path(), signal))
     }
 
-    /// Pids by member.
-    pub fn pids(&self) -> BTreeMap<String, i32> {
-        let pid = |name: &str| {
-            let text = std::fs::read(self.root().join("members").join(name).join("pid")).ok()?;
-            Some(serde_json::from_slice::<PidFile>(&text).ok()?.pid)
-        };
-        self.member_names()
-            .into_iter()
-            .filter_map(|name| Some((name.clone(), pid(&name)?)))
-            .collect()
+    /// Whether a process has this directory among its arguments; a zombie has none.
+    pub fn any_member_runs(&self) -> bool {
+        all_pids().any(|pid| is_ours(pid, self.temp.path()))
     }
 
     /// Deletes a member's directory.
@@ -316,9 +308,19 @@ impl Local {
 
     /// The command that [`Local::etcdctl`] runs.
     pub fn etcdctl_command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
+        self.in_shell("", arguments)
+    }
+
+    /// The same for one endpoint: etcdctl refuses to take a snapshot when it is given several.
+    pub fn etcdctl_of_one_command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
+        self.in_shell("ETCDCTL_ENDPOINTS=\"${ETCDCTL_ENDPOINTS%%,*}\"", arguments)
+    }
+
+    fn in_shell(&self, change: &str, arguments: &[&str]) -> anyhow::Result<Command> {
         let mut command = Command::new("/bin/sh");
         command
-            .args(["-c", ". \"$0\" && exec \"$@\""])
+            .arg("-c")
+            .arg(format!(". \"$0\" && {change} exec \"$@\""))
             .arg(self.client_env())
             .arg(self.programs.upstream("etcdctl")?)
             .args(arguments);
@@ -346,12 +348,8 @@ impl Drop for Local {
         self.operator = None;
         std::thread::sleep(Duration::from_millis(50));
         // All processes on the directory, also those whose pid file was deleted with their directory.
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
-                && u32::try_from(pid) != Ok(std::process::id())
-            {
-                signal_ours(pid, self.temp.path(), Signal::SIGKILL);
-            }
+        for pid in all_pids() {
+            signal_ours(pid, self.temp.path(), Signal::SIGKILL);
         }
         if std::env::var_os("QUORATE_E2E_KEEP").is_some() {
             println!("        kept: {}", self.keep().display());

@@ -144,11 +144,23 @@ pub async fn run(mut command: Command, limit: Duration) -> anyhow::Result<Said> 
     })
 }
 
+/// Pids of all other processes.
+pub fn all_pids() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| u32::try_from(*pid) != Ok(std::process::id()))
+}
+
+/// Whether a process has `directory` (one that we made) in its arguments.
+pub fn is_ours(pid: i32, directory: &Path) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&*directory.to_string_lossy()))
+}
+
 /// Sends a signal to a process that has `directory` (one that we made) in its arguments; whether it was there.
 pub fn signal_ours(pid: i32, directory: &Path, signal: Signal) -> bool {
-    let ours = std::fs::read(format!("/proc/{pid}/cmdline"))
-        .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&*directory.to_string_lossy()));
-    ours && kill(Pid::from_raw(pid), signal).is_ok()
+    is_ours(pid, directory) && kill(Pid::from_raw(pid), signal).is_ok()
 }
 
 /// Seconds of CPU, user and system, that a process has used.

@@ -80,7 +80,7 @@ impl Report {
 pub fn spread(times: &[Duration]) -> String {
     let mut sorted = times.to_vec();
     sorted.sort();
-    match (sorted.get(sorted.len() / 2), sorted.last()) {
+    match (sorted.get(sorted.len().saturating_sub(1) / 2), sorted.last()) {
         (Some(median), Some(max)) => format!(
             "median {:.2} s, max {:.2} s, of {}",
             median.as_secs_f64(),
