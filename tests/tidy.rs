@@ -22,8 +22,21 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that know no clock, no thread, no socket and no randomness: the pure machines.
-const PURE: &[&str] = &["crates/raft/src", "crates/state-machine/src", "crates/replica/src", "src/plan"];
-const IMPURE: &[&str] = &["tokio::", "SystemTime::now", "Instant::now", "thread::spawn", "rand::", "std::net", "std::env"];
+const PURE: &[&str] = &[
+    "crates/raft/src",
+    "crates/state-machine/src",
+    "crates/replica/src",
+    "src/plan",
+];
+const IMPURE: &[&str] = &[
+    "tokio::",
+    "SystemTime::now",
+    "Instant::now",
+    "thread::spawn",
+    "rand::",
+    "std::net",
+    "std::env",
+];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -67,7 +80,10 @@ fn crates_use_only_what_the_architecture_allows() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
-    let ours: BTreeSet<&str> = packages.iter().map(|package| package["name"].as_str().unwrap()).collect();
+    let ours: BTreeSet<&str> = packages
+        .iter()
+        .map(|package| package["name"].as_str().unwrap())
+        .collect();
     let allowed: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
     let mut wrong = Vec::new();
     for package in packages {
@@ -84,7 +100,11 @@ fn crates_use_only_what_the_architecture_allows() {
             }
         }
     }
-    assert!(wrong.is_empty(), "arrows that ARCHITECTURE.md does not have:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "arrows that ARCHITECTURE.md does not have:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -95,15 +115,30 @@ fn the_operators_library_does_not_know_the_server() {
     for path in found.iter().filter(|path| !path.ends_with("src/main.rs")) {
         let text = std::fs::read_to_string(path).unwrap();
         for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
-            for name in ["server::", "replica::", "state_machine::", "bolt::", "wal::", "raft::", "ctl::"] {
-                let used = line.trim_start().strip_prefix("use ").is_some_and(|rest| rest.starts_with(name));
+            for name in [
+                "server::",
+                "replica::",
+                "state_machine::",
+                "bolt::",
+                "wal::",
+                "raft::",
+                "ctl::",
+            ] {
+                let used = line
+                    .trim_start()
+                    .strip_prefix("use ")
+                    .is_some_and(|rest| rest.starts_with(name));
                 if used {
                     wrong.push(format!("{}: {line}", path.display()));
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "the operator knows members through etcd's API alone:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "the operator knows members through etcd's API alone:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -115,14 +150,21 @@ fn pure_machines_stay_pure() {
         assert!(!found.is_empty(), "{dir} has moved: change this test");
         for path in found.iter().filter(|path| !path.ends_with("tests.rs")) {
             let text = std::fs::read_to_string(path).unwrap();
-            for line in without_tests(&text).lines().filter(|line| !line.trim_start().starts_with("//")) {
+            for line in without_tests(&text)
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+            {
                 if let Some(word) = IMPURE.iter().find(|word| line.contains(**word)) {
                     wrong.push(format!("{}: {word} in: {}", path.display(), line.trim()));
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "time and chance enter these as values:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "time and chance enter these as values:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -132,7 +174,11 @@ fn every_module_opens_with_what_it_is() {
         .filter(|path| !std::fs::read_to_string(path).unwrap().starts_with("//!"))
         .map(|path| path.display().to_string())
         .collect();
-    assert!(wrong.is_empty(), "these do not begin with a //! line:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "these do not begin with a //! line:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -142,19 +188,35 @@ fn there_is_no_drawer_for_odds_and_ends() {
         .filter(|path| {
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();
             let is_drawer = |name: &str| ["common", "utils", "util", "types", "helpers", "misc"].contains(&name);
-            is_drawer(&name) || path.components().any(|part| is_drawer(&part.as_os_str().to_string_lossy()))
+            is_drawer(&name)
+                || path
+                    .components()
+                    .any(|part| is_drawer(&part.as_os_str().to_string_lossy()))
         })
         .filter(|path| path.starts_with(root()) && !path.to_string_lossy().contains("/proto/"))
         .map(|path| path.display().to_string())
         .collect();
-    assert!(wrong.is_empty(), "a shared type lives with its owner:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "a shared type lives with its owner:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn nothing_committed_names_a_machine_or_a_registry() {
     let mut grep = Command::new("git");
-    grep.args(["grep", "-nIE", concat!("(/wo", "rk/|/ro", "ot/|index\\.cra", "tes\\.io|proxy\\.gol", "ang)")]);
-    let Ok(output) = grep.current_dir(root()).output() else { return };
+    grep.args([
+        "grep",
+        "-nIE",
+        concat!("(/wo", "rk/|/ro", "ot/|index\\.cra", "tes\\.io|proxy\\.gol", "ang)"),
+    ]);
+    let Ok(output) = grep.current_dir(root()).output() else {
+        return;
+    };
     let found = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(found.is_empty(), "paths of one machine or hosts of registries:\n{found}");
+    assert!(
+        found.is_empty(),
+        "paths of one machine or hosts of registries:\n{found}"
+    );
 }

@@ -312,10 +312,7 @@ async fn scale(programs: &Programs, report: &mut Report) {
         let end = Instant::now() + Duration::from_secs(20);
         let message = loop {
             let told = local.told();
-            if let Some(line) = told
-                .lines()
-                .find(|line| line.contains("replicas: 4 is even"))
-            {
+            if let Some(line) = told.lines().find(|line| line.contains("replicas: 4 is even")) {
                 break line.trim().to_owned();
             }
             ensure!(Instant::now() < end, "nothing said about it:\n{}", local.last_words());
@@ -401,10 +398,7 @@ async fn operator(programs: &Programs) -> anyhow::Result<String> {
     let judged = summary.judged(&local.access()?).await?;
     let hash = local.access()?.equal_hash().await?;
     local.interrupt().await?;
-    ensure!(
-        !local.any_member_runs(),
-        "members still run after Ctrl-C"
-    );
+    ensure!(!local.any_member_runs(), "members still run after Ctrl-C");
     Ok(format!(
         "{killed} times; {} retried, {} failed; {judged}; hash {hash}",
         summary.retried,

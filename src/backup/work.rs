@@ -47,11 +47,19 @@ impl Place {
         if let Some(s3) = &written.s3 {
             let destination = Destination::S3(location(s3, secrets)?);
             let prefix = s3.prefix.as_deref().unwrap_or_default().trim_matches('/').to_owned();
-            return Ok(Place { store: Store::open(&destination)?, prefix, key: s3.key.clone() });
+            return Ok(Place {
+                store: Store::open(&destination)?,
+                prefix,
+                key: s3.key.clone(),
+            });
         }
         if let Some(directory) = &written.directory {
             let destination = Destination::Directory(base.join(&directory.path));
-            return Ok(Place { store: Store::open(&destination)?, prefix: String::new(), key: None });
+            return Ok(Place {
+                store: Store::open(&destination)?,
+                prefix: String::new(),
+                key: None,
+            });
         }
         if written.pvc.is_some() {
             let reason = "a persistent volume claim needs Kubernetes: write s3 or directory here".into();
@@ -84,10 +92,12 @@ fn location(s3: &parts::S3, secrets: &dyn Secrets) -> Result<Location, store::Er
             field,
             reason: format!("Secret {secret:?} has no entry {key}: add it"),
         })?;
-        String::from_utf8(value.clone()).map(|text| text.trim_end().to_owned()).map_err(|_| store::Error::Invalid {
-            field,
-            reason: format!("entry {key} of Secret {secret:?} is not text"),
-        })
+        String::from_utf8(value.clone())
+            .map(|text| text.trim_end().to_owned())
+            .map_err(|_| store::Error::Invalid {
+                field,
+                reason: format!("entry {key} of Secret {secret:?} is not text"),
+            })
     };
     let field = "destination.s3.credentialsSecretRef";
     let Some(credentials) = &s3.credentials_secret_ref else {
@@ -95,7 +105,9 @@ fn location(s3: &parts::S3, secrets: &dyn Secrets) -> Result<Location, store::Er
         return Err(store::Error::Invalid { field, reason });
     };
     let ca = s3.ca_secret_ref.as_ref();
-    let ca_pem = ca.map(|ca| entry("destination.s3.caSecretRef", &ca.name, "ca.crt")).transpose()?;
+    let ca_pem = ca
+        .map(|ca| entry("destination.s3.caSecretRef", &ca.name, "ca.crt"))
+        .transpose()?;
     Ok(Location {
         endpoint: s3.endpoint.clone(),
         bucket: s3.bucket.clone(),
@@ -183,7 +195,10 @@ pub async fn run(
         spool: workshop.spool,
         etcdutl: workshop.etcdutl,
     };
-    let verifying = EtcdBackupStatus { phase: Some("Verifying".into()), ..status.clone() };
+    let verifying = EtcdBackupStatus {
+        phase: Some("Verifying".into()),
+        ..status.clone()
+    };
     let told = AtomicBool::new(false);
     let progress = |progress: Progress| {
         if progress.step == "verifying" && !told.swap(true, Ordering::Relaxed) {
@@ -230,8 +245,13 @@ fn completed(status: &mut EtcdBackupStatus, taken: Taken) {
     let stored = format!("stored as {}", taken.uri);
     status.conditions = vec![condition("Ready", true, "Stored", &stored, &now)];
     if let Some(time) = taken.verified {
-        let text = format!("hash {:08x} at revision {}", taken.manifest.hash, taken.manifest.revision);
-        status.conditions.push(condition("Verified", true, "HashMatches", &text, &now));
+        let text = format!(
+            "hash {:08x} at revision {}",
+            taken.manifest.hash, taken.manifest.revision
+        );
+        status
+            .conditions
+            .push(condition("Verified", true, "HashMatches", &text, &now));
         status.verified = Some(Verified {
             time: time.to_string(),
             hash: format!("{:08x}", taken.manifest.hash),
