@@ -22,6 +22,8 @@ use super::{Next, membership, safety};
 const DISARM_BELOW_PERCENT: u32 = 90;
 /// A round of the NOSPACE cure is tried again after this long.
 const NOSPACE_THROTTLE: Duration = Duration::from_secs(600);
+/// Within a round, a member that should have more to give back is asked again after this long.
+const NOSPACE_PAUSE: Duration = Duration::from_secs(5);
 
 /// The next piece of maintenance, or none.
 pub(super) fn decide(look: &Look<'_>, journal: &mut Journal) -> Option<Next> {
@@ -98,10 +100,14 @@ fn nospace(look: &Look<'_>, journal: &Journal) -> Option<Next> {
             why,
         });
     };
-    // Each member once per round. The compaction itself goes on in the background on every member.
+    // Each member once per round; and again, after a pause, while it holds free space that would bring it below the
+    // mark: the compaction goes on in the background on every member, and a first attempt may have come before it.
     let todo = |m: &Member, a: &Answer| {
+        let reclaimable = percent(a.db_in_use_bytes, quota(look.wanted, a)) < DISARM_BELOW_PERCENT;
         percent(a.db_bytes, quota(look.wanted, a)) >= DISARM_BELOW_PERCENT
-            && journal.last_defrag(&m.name).is_none_or(|d| d.at < round)
+            && journal
+                .last_defrag(&m.name)
+                .is_none_or(|d| d.at < round || (reclaimable && look.now.since(d.at) >= NOSPACE_PAUSE))
     };
     if let Some(member) = next_member(look, todo) {
         return Some(disturb(look, member, why, Duration::ZERO));
@@ -121,7 +127,7 @@ fn nospace(look: &Look<'_>, journal: &Journal) -> Option<Next> {
     };
     Some(Next::Wait {
         why,
-        recheck: NOSPACE_THROTTLE.saturating_sub(look.now.since(round)),
+        recheck: NOSPACE_THROTTLE.saturating_sub(look.now.since(round)).min(NOSPACE_PAUSE),
     })
 }
 
