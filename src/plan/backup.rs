@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Timestamp;
 use super::observed::Observed;
-use super::wanted::Wanted;
+use super::wanted::{DeletionPolicy, Wanted};
 
 /// An `EtcdBackup` with a schedule.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,11 +124,38 @@ pub enum Standing {
 
 /// All that is due for the policies of a cluster, and a last backup for `SnapshotThenDelete`.
 pub fn due(wanted: &Wanted, observed: &Observed, now: Timestamp) -> Vec<Action> {
+    if let Some(since) = wanted.deleting {
+        return last_backup(wanted, observed, since).into_iter().collect();
+    }
     wanted
         .backups
         .iter()
         .flat_map(|policy| plan(policy, &observed.backups, now))
         .collect()
+}
+
+/// The backup before a deletion, where the cluster's first policy puts its own; tried again a minute after it failed.
+fn last_backup(wanted: &Wanted, observed: &Observed, since: Timestamp) -> Option<Action> {
+    let policy = wanted
+        .backups
+        .first()
+        .filter(|_| wanted.deletion_policy == DeletionPolicy::SnapshotThenDelete)?;
+    let newest = observed
+        .backups
+        .iter()
+        .filter(|run| run.scheduled >= since)
+        .max_by_key(|run| run.scheduled);
+    let scheduled = match newest {
+        None => since,
+        Some(run) if run.phase == Phase::Failed => run.scheduled.plus(Duration::from_secs(60)),
+        Some(_) => return None,
+    };
+    let name = child_name(&policy.name, scheduled);
+    Some(Action::Create {
+        policy: policy.name.clone(),
+        name,
+        scheduled,
+    })
 }
 
 /// What is due for one policy, given all backups of the cluster.
@@ -369,6 +396,26 @@ mod tests {
             pruned(&plan(&policy, &runs, late)),
             ["nightly-197001010100", "nightly-197001010200"]
         );
+    }
+
+    #[test]
+    fn a_deletion_takes_one_last_backup_and_another_when_it_fails() {
+        let mut wanted = Wanted::new("db", "u", 3);
+        wanted.backups = vec![policy(&[HOUR])];
+        wanted.deleting = Some(at(2 * HOUR));
+        let mut observed = Observed::default();
+        assert_eq!(due(&wanted, &observed, at(2 * HOUR)), [], "Retain takes none");
+        wanted.deletion_policy = DeletionPolicy::SnapshotThenDelete;
+        let create = |scheduled| Action::Create {
+            policy: "nightly".into(),
+            name: child_name("nightly", at(scheduled)),
+            scheduled: at(scheduled),
+        };
+        assert_eq!(due(&wanted, &observed, at(2 * HOUR)), [create(2 * HOUR)]);
+        observed.backups = vec![run(2 * HOUR, Phase::Running, false)];
+        assert_eq!(due(&wanted, &observed, at(2 * HOUR + 9)), []);
+        observed.backups = vec![run(2 * HOUR, Phase::Failed, false)];
+        assert_eq!(due(&wanted, &observed, at(2 * HOUR + 9)), [create(2 * HOUR + MINUTE)]);
     }
 
     #[test]

@@ -201,7 +201,8 @@ pub struct Health {
 /// Healthy, Unhealthy or Unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It answered, and a read through it succeeded (a voter or started learner that follows a leader).
+    /// It answered and follows a leader: a linearizable member list through it succeeded (a learner: its status names a
+    /// leader). Not judged by reads of keys, which a NOSPACE or CORRUPT alarm, or authentication, may refuse.
     Healthy,
     /// It answered that it is not in order, or is known not to run.
     Unhealthy,

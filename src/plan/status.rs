@@ -320,6 +320,8 @@ fn conditions(look: &Look<'_>, journal: &mut Journal, next: &Next, quota_percent
         look.quorate,
         if look.quorate {
             plain("QuorumConfirmsReads", count.clone())
+        } else if look.wanted.replicas == 0 {
+            plain("Hibernating", "replicas is 0".into())
         } else {
             said("NoQuorum")
         },

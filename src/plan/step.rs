@@ -271,7 +271,7 @@ impl fmt::Display for Step {
             Step::StartMember {
                 member,
                 start: Start::Join { .. },
-            } => write!(f, "start {member} as a new learner"),
+            } => write!(f, "start {member}, which joins the cluster"),
             Step::StartMember {
                 member,
                 start: Start::Resume,
