@@ -4,6 +4,8 @@
 
 use crate::api;
 use crate::api::status::EtcdClusterStatus;
+#[cfg(feature = "local")]
+use crate::demo;
 use crate::plan::{explain, plan};
 use crate::platform::Platform;
 use crate::platform::local::up::{self, Desired, Manifests};
@@ -11,9 +13,8 @@ use crate::platform::local::{LocalCluster, Programs, lock, stop_directory};
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 /// Runs etcd clusters: on Kubernetes, or as processes of this machine.
 #[derive(Debug, Parser)]
@@ -27,6 +28,9 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show the whole promise on this machine: a cluster with TLS, failures and their repair, backup and restore.
+    #[cfg(feature = "local")]
+    Demo(demo::Options),
     /// Run clusters as processes of this machine.
     Local {
         /// What to do with them.
@@ -93,6 +97,8 @@ pub enum Format {
 /// Does what was asked for. `exe` is this program: members are run with it unless the environment says otherwise.
 pub async fn run(cli: Cli, exe: &Path) -> anyhow::Result<()> {
     match cli.command {
+        #[cfg(feature = "local")]
+        Command::Demo(options) => demo::run(&options, exe).await,
         Command::Crds => {
             print!("{}", api::crds::yaml());
             Ok(())
@@ -147,16 +153,9 @@ fn interrupted() -> watch::Receiver<bool> {
 
 async fn show_plan(file: &Path, directory: &Path, exe: &Path) -> anyhow::Result<()> {
     let manifests = Manifests::read(file)?;
-    // A cluster that is not there yet is planned in a directory that is thrown away.
-    let scratch = std::env::temp_dir().join(format!("quorate-plan-{}", std::process::id()));
+    let directory = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
     for (name, cluster) in &manifests.clusters {
-        let known = directory.join(name).join("cluster.json").is_file();
-        let place = if known {
-            std::fs::canonicalize(directory)?
-        } else {
-            scratch.clone()
-        };
-        let mut platform = LocalCluster::open(&place, name, Programs::of(exe), Arc::new(Notify::new()), false)?;
+        let mut platform = LocalCluster::open_to_read(&directory, name, Programs::of(exe))?;
         let desired = Desired {
             cluster: cluster.clone(),
             backups: manifests.backups.clone(),
@@ -169,9 +168,6 @@ async fn show_plan(file: &Path, directory: &Path, exe: &Path) -> anyhow::Result<
         for line in explain(&plan(&wanted, &observed, platform.now())).lines() {
             println!("  {line}");
         }
-    }
-    if scratch.exists() {
-        std::fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
     }
     Ok(())
 }

@@ -4,6 +4,8 @@ pub mod api;
 pub mod backup;
 pub mod certificates;
 pub mod cli;
+#[cfg(feature = "local")]
+pub mod demo;
 pub mod member;
 #[cfg(feature = "local")]
 pub mod object_store;

@@ -12,7 +12,7 @@
 //! 3. Data is never deleted except by [`Due::PurgeVolume`] and by a deletion that the owner asked for.
 
 pub mod arguments;
-mod backups;
+pub mod backups;
 pub mod files;
 pub mod journal;
 pub mod lock;
@@ -73,8 +73,11 @@ pub struct LocalCluster {
     wake: Arc<Notify>,
     /// Events go to stdout as well.
     verbose: bool,
+    /// Nothing is written and nothing begun.
+    reading: bool,
     /// The newest tick of the defragmentation schedule.
     defrag_tick: Option<Timestamp>,
+    desk: backups::Desk,
 }
 
 #[derive(Debug)]
@@ -93,6 +96,22 @@ impl LocalCluster {
         wake: Arc<Notify>,
         verbose: bool,
     ) -> Result<LocalCluster, files::Error> {
+        LocalCluster::open_as(directory, name, programs, wake, verbose, false)
+    }
+
+    /// The cluster `name` under `directory`, to look at: nothing is written, nothing is begun.
+    pub fn open_to_read(directory: &Path, name: &str, programs: Programs) -> Result<LocalCluster, files::Error> {
+        LocalCluster::open_as(directory, name, programs, Arc::default(), false, true)
+    }
+
+    fn open_as(
+        directory: &Path,
+        name: &str,
+        programs: Programs,
+        wake: Arc<Notify>,
+        verbose: bool,
+        reading: bool,
+    ) -> Result<LocalCluster, files::Error> {
         let layout = Layout::new(directory, name);
         let mut record = match ClusterRecord::load(&layout)? {
             Some(record) => record,
@@ -106,7 +125,9 @@ impl LocalCluster {
             },
         };
         record.find_unrecorded(&layout)?;
-        record.save(&layout)?;
+        if !reading {
+            record.save(&layout)?;
+        }
         Ok(LocalCluster {
             layout,
             programs,
@@ -117,7 +138,9 @@ impl LocalCluster {
             fresh_names: Vec::new(),
             wake,
             verbose,
+            reading,
             defrag_tick: None,
+            desk: backups::Desk::default(),
         })
     }
 
@@ -137,7 +160,9 @@ impl LocalCluster {
         if self.record.spec != hash {
             self.record.spec = hash;
             self.record.generation += 1;
-            self.record.save(&self.layout)?;
+            if !self.reading {
+                self.record.save(&self.layout)?;
+            }
         }
         Ok(self.record.generation)
     }
@@ -202,7 +227,7 @@ impl Platform for LocalCluster {
     async fn begin(&mut self, _wanted: &Wanted, due: &Due) -> Result<(), Error> {
         match due {
             Due::PurgeVolume { name, volume } => self.purge(name, volume).map_err(Error::platform),
-            Due::Backup(_) => Ok(()),
+            Due::Backup(action) => self.due_backup(action).await,
         }
     }
 

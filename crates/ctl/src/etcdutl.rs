@@ -72,6 +72,10 @@ fn run(arguments: Arguments) -> Result<(), Exit> {
             println!("etcdutl version: {VERSION}");
             println!("API version: {API_VERSION}");
         }
+        Command::Inspect { data_dir } => {
+            let end = crate::inspect::inspect(&data_dir, timeout)?;
+            println!("{}", serde_json::to_string(&end)?);
+        }
         Command::Defrag { data_dir } => {
             let describe = |error: database::Error| {
                 let dir = data_dir.display();

@@ -10,6 +10,7 @@
 
 pub mod database;
 mod etcdutl;
+pub mod inspect;
 pub mod snapshot;
 
 pub use etcdutl::etcdutl;

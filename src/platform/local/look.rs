@@ -53,7 +53,9 @@ impl LocalCluster {
         observed.members = asked.join_all().await;
         observed.members.sort_by(|a, b| a.name.cmp(&b.name));
         for member in &mut observed.members {
-            self.learn(member)?;
+            if !self.reading {
+                self.learn(member)?;
+            }
         }
 
         observed.retired = self
@@ -71,6 +73,9 @@ impl LocalCluster {
                 at: Timestamp(retired.at),
             })
             .collect();
+        if !self.reading {
+            self.begin_backups(wanted, &observed.members)?;
+        }
         observed.backups = self.backup_runs()?;
         observed.defrag_tick = self.defrag_tick;
         observed.fresh_names = self.fresh_names(&wanted.name, wanted.replicas as usize + 1);
@@ -233,6 +238,9 @@ impl LocalCluster {
                 .is_some_and(|health| health.verdict == Verdict::Healthy);
             let came_up = served || at.since(Timestamp(record.since)) >= SOON;
             record.restarts = if came_up { 1 } else { record.restarts.saturating_add(1) };
+            if self.reading {
+                return Ok(exited(record, at));
+            }
             self.put_process_record(name, record)?;
             if !came_up && let Some(refusal) = refusal(&words) {
                 let mut volume = self.record.volumes[name].clone();
@@ -240,12 +248,7 @@ impl LocalCluster {
                 self.record.put_volume(&self.layout, name, volume)?;
             }
         }
-        Ok(Seen::Exited {
-            at: Timestamp(record.ended.unwrap_or(at.0)),
-            restarts: record.restarts,
-            message: record.message.clone(),
-            restarted_by_platform: false,
-        })
+        Ok(exited(record, at))
     }
 
     /// Names that nobody had, the same ones until they are used: a plan that names one stays the same plan.
@@ -284,6 +287,15 @@ pub(super) fn has_log(data: &Path) -> bool {
     entries
         .flatten()
         .any(|entry| entry.path().extension().is_some_and(|extension| extension == "wal"))
+}
+
+fn exited(record: &ProcessRecord, at: Timestamp) -> Seen {
+    Seen::Exited {
+        at: Timestamp(record.ended.unwrap_or(at.0)),
+        restarts: record.restarts,
+        message: record.message.clone(),
+        restarted_by_platform: false,
+    }
 }
 
 /// How a process ended. What it said last explains an exit, not a kill.

@@ -178,7 +178,7 @@ impl LocalCluster {
         stage: &Path,
     ) -> Result<(), Error> {
         let file = stage.join("snapshot.db");
-        self.fetch(backup, &file).await?;
+        self.fetch_backup(backup, &file).await?;
         let revision = self.revision_of(&file).await?;
         let bump = match (order.revision_bump, order.above_revision) {
             (Some(bump), _) => i64::try_from(bump).unwrap_or(i64::MAX),
@@ -196,11 +196,6 @@ impl LocalCluster {
         )
         .await?;
         files::remove(&file).map_err(Error::platform)
-    }
-
-    /// Brings the artifact of a backup here.
-    async fn fetch(&mut self, backup: &BackupSource, _into: &Path) -> Result<(), Error> {
-        Err(Error::platform(format!("{backup:?} cannot be fetched")))
     }
 
     /// `etcdutl snapshot restore`: a data directory of a cluster with this one member.

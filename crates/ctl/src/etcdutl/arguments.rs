@@ -48,6 +48,12 @@ pub(super) enum Command {
         #[arg(long, default_value_t = 0)]
         rev: i64,
     },
+    /// Prints where the log of a data directory that is not in use ends, as JSON. Upstream has no such command.
+    #[command(hide = true)]
+    Inspect {
+        /// The data directory.
+        data_dir: PathBuf,
+    },
     /// Prints the version of etcdutl.
     Version,
 }
