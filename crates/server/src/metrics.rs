@@ -288,6 +288,9 @@ impl Metrics {
     }
 }
 
+/// Reads one of a peer's histograms: upper bounds, observations in each bucket, and their sum.
+type ReadHistogram<'a> = &'a dyn Fn(&Statistics) -> (Vec<f64>, Vec<u64>, f64);
+
 fn write_peers(text: &mut Text, scrape: &Scrape<'_>) {
     let local = format!("{:x}", scrape.status.member_id);
     let load = |value: &std::sync::atomic::AtomicU64| value.load(std::sync::atomic::Ordering::Relaxed) as f64;
@@ -362,7 +365,7 @@ fn write_peers(text: &mut Text, scrape: &Scrape<'_>) {
         "To",
         &|peer| load(&peer.snapshot_failures),
     );
-    let mut histogram = |name, help, of: &dyn Fn(&Statistics) -> (Vec<f64>, Vec<u64>, f64)| {
+    let mut histogram = |name, help, of: ReadHistogram<'_>| {
         let mut family = text.family(name, Kind::Histogram, help);
         for ((peer, _), id) in scrape.peers.iter().zip(&ids) {
             let (bounds, counts, sum) = of(peer);

@@ -74,7 +74,7 @@ impl Transport {
             Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed".into()))
         };
         match path.as_str() {
-            "/raft" => wants(Method::POST).map(|()| ())?,
+            "/raft" => wants(Method::POST)?,
             "/raft/probing" => return Ok(probing()),
             "/raft/snapshot" => wants(Method::POST)?,
             "/members" => {
@@ -102,8 +102,8 @@ impl Transport {
             _ => return Err(Refused(StatusCode::NOT_FOUND, "404 page not found".into())),
         }
         self.check_compatible(request.headers())?;
-        if path.starts_with("/raft/stream/") {
-            return self.attach(&path["/raft/stream/".len()..], request.headers());
+        if let Some(stream) = path.strip_prefix("/raft/stream/") {
+            return self.attach(stream, request.headers());
         }
         self.add_remote(request.headers());
         if path == "/raft" {
