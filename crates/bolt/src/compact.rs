@@ -31,8 +31,14 @@ const PACKED: f64 = 0.9;
 /// At most so many neighbours are packed together. Four leaves that fit into three save a quarter; smaller gains are not worth
 /// the writes.
 const WINDOW: usize = 4;
-/// Free pages that are left below the new end, for the copies that the moving itself makes.
+/// Free pages that are left below the new end, for the copies that the moving itself makes: so many, fewer in a small file.
 const SLACK_PAGES: u64 = 32;
+/// The fewest of them.
+const SLACK_PAGES_MIN: u64 = 3;
+
+fn slack(high_water: u64) -> u64 {
+    (high_water / 16).clamp(SLACK_PAGES_MIN, SLACK_PAGES)
+}
 /// Pages read per page written, before a step ends although it found little to do.
 const READS_PER_WRITE: u64 = 16;
 
@@ -118,7 +124,7 @@ impl<D: Disk> Db<D> {
                 let free = writer.freelist.free().pages();
                 // Big values may have found no place at first.
                 let again = state.meta.high_water < high_water - high_water / 64 && free > state.meta.high_water / 8;
-                (again && free > 2 * SLACK_PAGES).then(|| Pass::at(Stage::Move { limit: u64::MAX }))
+                (again && free > 2 * slack(high_water)).then(|| Pass::at(Stage::Move { limit: u64::MAX }))
             }
         };
         let next = next.map(|pass| match pass.stage {
@@ -126,7 +132,7 @@ impl<D: Disk> Db<D> {
                 let high_water = self.shared.state().meta.high_water;
                 let unused = writer.freelist.free().pages() + writer.freelist.pending_pages();
                 Pass::at(Stage::Move {
-                    limit: (high_water + SLACK_PAGES).saturating_sub(unused).max(SLACK_PAGES),
+                    limit: (high_water + slack(high_water)).saturating_sub(unused),
                 })
             }
             Stage::Pack | Stage::Move { .. } | Stage::Cut { .. } => pass,
