@@ -7,6 +7,7 @@
 //! - Stopping hands leadership on first, then ends client connections, then the run loop: what was answered is durable.
 
 mod bootstrap;
+mod corruption;
 mod limits;
 mod notify;
 mod versions;
@@ -122,6 +123,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         timeout: Duration::from_secs(5),
     };
     let replica_config = bootstrap::replica_config(&config, &identity(0, 0)).await?;
+    let initialized = matches!(replica_config.start, replica::Start::Resume);
     let clock = Instant::now();
     let opened = tokio::task::spawn_blocking(move || Replica::open(RealDisk, replica_config, Duration::ZERO)).await;
     let (replica, writer) = opened.map_err(|error| StartError::Thread(io::Error::other(error)))??;
@@ -146,6 +148,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     });
     let state = replica.state();
     let (kv, leases, watches) = (state.reader(), state.leases().clone(), state.store().watch_hub());
+    if initialized && config.features.initial_corrupt_check {
+        corruption::check(kv.clone(), transport.identity(), &replica.members()).await?;
+    }
     let settings = run::Settings {
         clock,
         max_request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),

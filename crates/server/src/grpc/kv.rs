@@ -78,12 +78,15 @@ impl Kv for Api {
         self.unary(Method::Put, &metadata, async {
             self.member.fits_quota(put_cost(&request)).await?;
             refused(txn::check_put(&request))?;
+            let size = (request.key.len() + request.value.len()) as i64;
             let request = InternalRaftRequest {
                 put: Some(request),
                 ..InternalRaftRequest::default()
             };
             match self.member.propose("Put", request).await? {
                 Applied::Put(mut response) => {
+                    self.member.metrics.puts.inc();
+                    self.member.metrics.put_bytes.add(size);
                     self.member.fill(&mut response.header);
                     Ok(response)
                 }
@@ -106,6 +109,7 @@ impl Kv for Api {
             };
             match self.member.propose("DeleteRange", request).await? {
                 Applied::DeleteRange(mut response) => {
+                    self.member.metrics.deletes.add(response.deleted.unsigned_abs());
                     self.member.fill(&mut response.header);
                     Ok(response)
                 }
@@ -129,7 +133,10 @@ impl Kv for Api {
                     ..InternalRaftRequest::default()
                 };
                 match self.member.propose("Txn", request).await? {
-                    Applied::Txn(response) => response,
+                    Applied::Txn(response) => {
+                        self.member.metrics.txns.inc();
+                        response
+                    }
                     other => return Err(unexpected(&other)),
                 }
             };
