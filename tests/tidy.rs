@@ -33,7 +33,7 @@ const IMPURE: &[&str] = &[
     "SystemTime::now",
     "Instant::now",
     "thread::spawn",
-    "rand::",
+    " rand::",
     "std::net",
     "std::env",
 ];
@@ -148,7 +148,12 @@ fn pure_machines_stay_pure() {
         let mut found = Vec::new();
         sources(&root().join(dir), &mut found);
         assert!(!found.is_empty(), "{dir} has moved: change this test");
-        for path in found.iter().filter(|path| !path.ends_with("tests.rs")) {
+        // Tests, and the planner's test model of a cluster, may make chance and time for the machine.
+        let is_test = |path: &Path| {
+            path.iter()
+                .any(|part| ["tests", "tests.rs", "model", "model.rs"].contains(&&*part.to_string_lossy()))
+        };
+        for path in found.iter().filter(|path| !is_test(path.strip_prefix(root()).unwrap())) {
             let text = std::fs::read_to_string(path).unwrap();
             for line in without_tests(&text)
                 .lines()

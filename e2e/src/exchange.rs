@@ -91,11 +91,14 @@ async fn fill(access: &Access) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Key, value, create and mod revision, version, lease.
+type Record = (Vec<u8>, Vec<u8>, i64, i64, i64, i64);
+
 /// All that a client can see: every key with its revisions at two moments, and the hash.
 #[derive(Debug, PartialEq)]
 struct Content {
     revision: i64,
-    keys: Vec<(Vec<u8>, Vec<u8>, i64, i64, i64, i64)>,
+    keys: Vec<Record>,
     earlier: Vec<(Vec<u8>, i64)>,
     hash: u32,
     compacted: i64,

@@ -127,7 +127,9 @@ fn nospace(look: &Look<'_>, journal: &Journal) -> Option<Next> {
     };
     Some(Next::Wait {
         why,
-        recheck: NOSPACE_THROTTLE.saturating_sub(look.now.since(round)).min(NOSPACE_PAUSE),
+        recheck: NOSPACE_THROTTLE
+            .saturating_sub(look.now.since(round))
+            .min(NOSPACE_PAUSE),
     })
 }
 

@@ -1,15 +1,15 @@
 //! The same log in etcd and in our state machine: bucket by bucket, the databases must be equal.
 
-mod common;
+mod programs;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Etcd, bin_dir, free_ports, text};
 use ctl::database;
 use disk::RealDisk;
+use programs::{Etcd, bin_dir, free_ports, text};
 use proto::etcdserverpb::AlarmType;
 use proto::raftpb::EntryType;
 use proto::walpb;

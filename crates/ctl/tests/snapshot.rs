@@ -1,15 +1,15 @@
 //! Our tools and etcd's on the same files, both ways.
 
-mod common;
+mod programs;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Etcd, bin_dir, free_ports, run};
 use ctl::snapshot::{RestoreConfig, restore, status};
 use ctl::{database, snapshot};
 use disk::RealDisk;
+use programs::{Etcd, bin_dir, free_ports, run};
 use state_machine::{Config, StateMachine};
 
 /// A history with deletions, transactions, a compaction and a lease.
@@ -161,9 +161,9 @@ fn a_bumped_restore_breaks_with_the_old_history() {
     assert_eq!((u64::from(ours.hash), ours.revision), (hash, at));
     let old = etcd.ctl_output(&["get", "key1", "--rev", &revision.to_string()]);
     assert!(
-        common::text(&old).contains("required revision has been compacted"),
+        programs::text(&old).contains("required revision has been compacted"),
         "{}",
-        common::text(&old)
+        programs::text(&old)
     );
     etcd.ctl(&["put", "after", "1"]);
 }

@@ -1,3 +1,5 @@
+//! What the disk in memory keeps and loses.
+
 use super::*;
 use std::path::PathBuf;
 

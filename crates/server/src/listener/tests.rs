@@ -1,3 +1,5 @@
+//! Sockets as users name them, and what happens when they cannot be had.
+
 use super::*;
 use crate::config::Url;
 

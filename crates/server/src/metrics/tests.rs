@@ -1,3 +1,5 @@
+//! The text that Prometheus reads, line by line.
+
 use std::collections::BTreeMap;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Users, roles and permissions as etcd judges them.
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! The life of leases, by a clock that is an argument.
+
 use super::*;
 use crate::error::Error;
 

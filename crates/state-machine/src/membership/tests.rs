@@ -1,3 +1,5 @@
+//! Member and cluster ids, and changes that are refused.
+
 use super::*;
 
 fn member(id: u64, url: &str) -> Member {
