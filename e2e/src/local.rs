@@ -295,10 +295,12 @@ impl Local {
         all_pids().any(|pid| is_ours(pid, self.temp.path()))
     }
 
-    /// Deletes a member's directory.
+    /// Deletes a member's directory, at one moment: its process may be writing new files into it.
     pub fn delete_member_directory(&self, member: &str) -> anyhow::Result<()> {
         let path = self.root().join("members").join(member);
-        std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))
+        let gone = self.scratch(&format!("deleted-{member}"));
+        std::fs::rename(&path, &gone).with_context(|| format!("cannot remove {}", path.display()))?;
+        std::fs::remove_dir_all(&gone).with_context(|| format!("cannot remove {}", gone.display()))
     }
 
     /// Runs upstream etcdctl in a shell that sourced client.env.
