@@ -5,12 +5,15 @@
 //! configuration and whose log is as long as theirs; a write is acknowledged when a quorum holds it. A volume that is
 //! wiped forgets. That is enough for a wrong step to lose a write or to make two leaders.
 
+mod scripts;
+mod seeds;
+
 use std::time::Duration;
 
 use super::check::check;
 use super::journal::Journal;
 use super::observed::{
-    Answer, Data, Health, Listed, LogEnd, Member, Node, Observed, Origin, Process, Retired, Verdict, Volume,
+    Alarm, Answer, Data, Health, Listed, LogEnd, Member, Node, Observed, Origin, Process, Retired, Verdict, Volume,
 };
 use super::reason::Reason;
 use super::step::{Create, MemberRef, Start, Step};
@@ -64,6 +67,11 @@ struct Machine {
     copied: Option<Timestamp>,
     /// On the other side of a partition: neither the operator nor side 0 reaches it.
     cut_off: bool,
+    /// Bytes of the database, in use, and in use by what compaction cannot remove.
+    database: (u64, u64, u64),
+    node: Node,
+    /// What the platform reports of the volume instead of what is on it.
+    found: Option<Data>,
 }
 
 /// What goes wrong during a round.
@@ -84,6 +92,10 @@ struct World {
     retired: Vec<(Retired, Machine)>,
     journal: Journal,
     counter: u64,
+    /// Names given out; letters in scripts.
+    names: u64,
+    letters: bool,
+    alarms: Vec<Alarm>,
     /// Length of the log that was acknowledged to clients, per cluster id.
     acknowledged: u64,
     /// A recovery was carried out: what was acknowledged before may be lost.
@@ -92,6 +104,8 @@ struct World {
     backups: Vec<backup::Run>,
     /// Partitions may cut off more than a minority.
     deep: bool,
+    /// Nobody is slow: for scripts.
+    steady: bool,
     trace: Vec<String>,
     leader_wish: Option<MemberId>,
 }
@@ -111,10 +125,14 @@ impl World {
             retired: Vec::new(),
             journal: Journal::default(),
             counter: 0,
+            names: 0,
+            letters: false,
+            alarms: Vec::new(),
             acknowledged: 0,
             forgiven: false,
             recovered: false,
             deep: false,
+            steady: false,
             backups: Vec::new(),
             trace: Vec::new(),
             leader_wish: None,
@@ -179,7 +197,7 @@ impl World {
             let mut copies = 0;
             for i in 0..self.nodes.len() {
                 // A follower is slow now and then.
-                let slow = self.random.one_in(8) && i != leader;
+                let slow = !self.steady && self.random.one_in(8) && i != leader;
                 let node = &mut self.nodes[i];
                 if node.cut_off != cut_off || node.running.is_none() {
                     continue;
@@ -249,7 +267,7 @@ impl World {
         let lead = leader.and_then(|l| self.nodes[l].disk.clone());
         let members = self.nodes.iter().map(|n| self.member(n, lead.as_ref())).collect();
         let retired = self.retired.iter().map(|(r, _)| r.clone()).collect();
-        let fresh_names = (0..12).map(|i| format!("m{}", self.counter + i)).collect();
+        let fresh_names = (0..12).map(|i| self.name(self.names + i)).collect();
         Observed {
             members,
             retired,
@@ -258,6 +276,13 @@ impl World {
             backups: self.backups.clone(),
             defrag_tick: None,
             complaints: Vec::new(),
+        }
+    }
+
+    fn name(&self, number: u64) -> String {
+        match u8::try_from(number) {
+            Ok(n) if self.letters && n < 26 => char::from(b'a' + n).to_string(),
+            _ => format!("m{number}"),
         }
     }
 
@@ -275,6 +300,7 @@ impl World {
         };
         let data = match (&n.disk, n.wrote) {
             _ if n.cut_off => Data::Unknown,
+            _ if n.found.is_some() => n.found.clone().unwrap_or(Data::Unknown),
             (Some(_), _) => Data::Present,
             (None, true) => Data::Lost,
             (None, false) => Data::Fresh,
@@ -291,11 +317,11 @@ impl World {
                 index: d.length,
                 applied: d.length,
                 revision: i64::try_from(d.length).unwrap_or(0),
-                db_bytes: 1 << 20,
-                db_in_use_bytes: 1 << 20,
+                db_bytes: n.database.0,
+                db_in_use_bytes: n.database.1,
                 quota_bytes: 8 << 30,
                 version: "3.7.3".into(),
-                alarms: Vec::new(),
+                alarms: self.alarms.clone(),
                 linearizable: follows.is_some(),
                 members: follows.map_or(d.config.clone(), |l| l.config.clone()),
             }
@@ -311,7 +337,7 @@ impl World {
             peer_url: n.peer_url.clone(),
             volume: n.volume.clone(),
             process,
-            node: Node::default(),
+            node: n.node.clone(),
             data,
             health: Health {
                 verdict: n.health.0,
@@ -394,6 +420,7 @@ impl World {
                     self.nodes.iter().any(|n| n.name == *name) || self.retired.iter().any(|(r, _)| r.name == *name);
                 assert!(!used, "the name {name} is used again");
                 self.counter += 1;
+                self.names += 1;
                 let origin = match create {
                     Create::Initial { cluster, token } => Origin::Initial {
                         cluster: cluster.clone(),
@@ -417,6 +444,9 @@ impl World {
                     inspected: false,
                     copied: None,
                     cut_off: false,
+                    database: (1 << 20, 1 << 20, 1 << 20),
+                    node: Node::default(),
+                    found: None,
                 };
                 if let Create::Restored { .. } = create {
                     let id = MemberId(1000 + self.counter);
@@ -442,7 +472,6 @@ impl World {
                 }
                 self.nodes.push(node);
                 self.nodes.sort_by(|a, b| a.name.cmp(&b.name));
-                // Names that were offered and not used are not offered again.
                 Ok(())
             }
             Step::StartMember { member, start } => {
@@ -617,7 +646,19 @@ impl World {
                 self.recovered = true;
                 Ok(())
             }
-            Step::Compact { .. } | Step::Defragment { .. } | Step::DisarmAlarm { .. } => Ok(()),
+            Step::Compact { .. } => {
+                self.nodes.iter_mut().for_each(|n| n.database.1 = n.database.2);
+                Ok(())
+            }
+            Step::Defragment { member, .. } => {
+                let i = self.index(member)?;
+                self.nodes[i].database.0 = self.nodes[i].database.1;
+                Ok(())
+            }
+            Step::DisarmAlarm { member, kind } => {
+                self.alarms.retain(|a| a.member != *member || a.kind != *kind);
+                Ok(())
+            }
             Step::ExpandVolume { member, bytes } => {
                 let i = self.index(member)?;
                 self.nodes[i].volume.size_bytes = *bytes;
@@ -763,240 +804,6 @@ impl World {
             self.nodes.len(),
             self.wanted.replicas,
             self.trace.join("\n")
-        );
-    }
-}
-
-/// `count` seeds from `first` on; built with QUORATE_SEEDS=20 in the environment, twenty times as many. (Read when this
-/// is built: nothing under plan/ looks at its surroundings when it runs, not even its tests.)
-fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
-    let times = option_env!("QUORATE_SEEDS")
-        .and_then(|text| text.parse::<u64>().ok())
-        .unwrap_or(1);
-    first * 1_000_000..first * 1_000_000 + count * times
-}
-
-/// Runs one seed; its number is in the message when it fails.
-fn run(seed: u64, replicas: u32, faults: usize, each: impl Fn(&mut World)) -> World {
-    let mut world = World::new(seed, replicas);
-    for round in 0..faults {
-        world.live();
-        if round > 3 && world.random.one_in(4) {
-            world.fault();
-        }
-        each(&mut world);
-        world.reconcile(Faults::World);
-    }
-    world.converge(900);
-    world
-}
-
-#[test]
-fn minority_losses_lose_nothing_and_heal() {
-    for seed in seeds(0, 40) {
-        let world = run(seed, [1, 3, 5][usize::try_from(seed % 3).unwrap_or(0)], 120, |_| {});
-        assert!(
-            !world.forgiven,
-            "seed {seed}: recovered though a majority was there\n{}",
-            world.trace.join("\n")
-        );
-    }
-}
-
-#[test]
-fn a_forgotten_journal_harms_no_data() {
-    for seed in seeds(1000, 20) {
-        let world = run(seed, 3, 120, |world| {
-            if world.random.one_in(15) {
-                world.journal = Journal::default();
-                world.note("FAULT the journal is lost".into());
-            }
-        });
-        assert!(
-            !world.forgiven,
-            "seed {seed}: recovered though a majority was there\n{}",
-            world.trace.join("\n")
-        );
-    }
-}
-
-#[test]
-fn a_lost_majority_is_recovered_from_the_longest_log() {
-    for seed in seeds(2000, 20) {
-        let mut world = run(seed, 3, 30, |_| {});
-        world.wanted.replicas = [3, 5][usize::try_from(seed % 2).unwrap_or(0)];
-        world.converge(900);
-        let victims = world.wanted.replicas as usize / 2 + 1;
-        for _ in 0..victims {
-            let whole: Vec<usize> = (0..world.nodes.len())
-                .filter(|i| world.nodes[*i].disk.is_some())
-                .collect();
-            let i = whole[world.random.below(whole.len())];
-            world.nodes[i].disk = None;
-            world.nodes[i].running = None;
-            world.nodes[i].exited = Some((world.now, 0));
-        }
-        let longest = world
-            .nodes
-            .iter()
-            .filter_map(|n| n.disk.as_ref())
-            .map(|d| d.length)
-            .max();
-        world.note("FAULT a majority loses its disks".into());
-        for _ in 0..400 {
-            world.live();
-            let next = world.reconcile(Faults::Operator);
-            let unattended = !matches!(
-                &next,
-                Next::Blocked {
-                    why: Reason::RecoveryRequired { .. }
-                }
-            );
-            assert!(
-                unattended,
-                "seed {seed}: waits though the loss is proven\n{}",
-                world.trace.join("\n")
-            );
-        }
-        world.converge(900);
-        let leader = world.leader(false).and_then(|l| world.nodes[l].disk.clone());
-        assert!(
-            leader.map(|d| d.length) > longest,
-            "seed {seed}: not the longest log\n{}",
-            world.trace.join("\n")
-        );
-    }
-}
-
-#[test]
-fn silence_alone_never_starts_a_recovery() {
-    for seed in seeds(3000, 10) {
-        let mut world = run(seed, 3, 20, |_| {});
-        world.wanted.replicas = 3;
-        world.converge(900);
-        // Two of three are behind a partition, alive, and go on without us.
-        for i in 0..2 {
-            world.nodes[i].cut_off = true;
-        }
-        let before = world.acknowledged;
-        for _ in 0..200 {
-            world.live();
-            world.reconcile(Faults::Operator);
-        }
-        assert!(world.acknowledged > before + 100, "seed {seed}: the others stopped");
-        assert!(
-            world.journal.recovery.is_none() && !world.recovered,
-            "seed {seed}\n{}",
-            world.trace.join("\n")
-        );
-        world.nodes.iter_mut().for_each(|n| n.cut_off = false);
-        world.converge(900);
-        assert!(!world.recovered, "seed {seed}");
-    }
-}
-
-#[test]
-fn with_every_disk_gone_the_backup_is_offered_and_taken_when_agreed() {
-    for seed in seeds(4000, 5) {
-        let mut world = run(seed, 3, 20, |_| {});
-        world.wanted.replicas = 3;
-        world.converge(900);
-        for node in &mut world.nodes {
-            node.disk = None;
-            node.running = None;
-            node.exited = Some((world.now, 0));
-        }
-        for _ in 0..40 {
-            world.live();
-            let next = world.reconcile(Faults::None);
-            assert!(
-                !matches!(
-                    next,
-                    Next::Take {
-                        step: Step::CreateMember { .. },
-                        ..
-                    }
-                ),
-                "seed {seed}"
-            );
-        }
-        let next = world.reconcile(Faults::None);
-        assert_eq!(
-            next,
-            Next::Blocked {
-                why: Reason::AllMembersLost
-            },
-            "seed {seed}"
-        );
-        world.backups.push(backup::Run {
-            name: "nightly".into(),
-            policy: None,
-            scheduled: world.now,
-            phase: backup::Phase::Completed,
-            completed: Some(world.now),
-            verified: true,
-            revision: 5,
-        });
-        let next = world.reconcile(Faults::None);
-        assert!(
-            matches!(
-                next,
-                Next::Blocked {
-                    why: Reason::RecoveryRequired { .. }
-                }
-            ),
-            "seed {seed}: {next:?}"
-        );
-        world.converge(900);
-    }
-}
-
-#[test]
-fn a_hibernated_cluster_wakes_with_its_members() {
-    for seed in seeds(5000, 5) {
-        let mut world = run(seed, 3, 20, |_| {});
-        world.wanted.replicas = 3;
-        world.converge(900);
-        let names: Vec<String> = world.nodes.iter().map(|n| n.name.clone()).collect();
-        world.wanted.replicas = 0;
-        for _ in 0..20 {
-            world.live();
-            world.reconcile(Faults::Operator);
-        }
-        world.reconcile(Faults::None);
-        world.reconcile(Faults::None);
-        world.reconcile(Faults::None);
-        assert!(
-            world.nodes.iter().all(|n| n.running.is_none()),
-            "seed {seed}\n{}",
-            world.trace.join("\n")
-        );
-        world.now = world.now.plus(Duration::from_secs(86_400));
-        world.wanted.replicas = 3;
-        world.converge(300);
-        let after: Vec<String> = world.nodes.iter().map(|n| n.name.clone()).collect();
-        assert_eq!(names, after, "seed {seed}\n{}", world.trace.join("\n"));
-    }
-}
-
-#[test]
-fn a_changed_flag_reaches_every_member_one_at_a_time() {
-    for seed in seeds(6000, 10) {
-        let mut world = run(seed, 3, 20, |_| {});
-        world.wanted.replicas = 5;
-        world.converge(900);
-        world.wanted.extra_args.insert("log-outputs".into(), "stderr".into());
-        for _ in 0..60 {
-            world.live();
-            world.reconcile(Faults::Operator);
-            let down = world.nodes.iter().filter(|n| n.running.is_none()).count();
-            assert!(down <= 1, "seed {seed}");
-        }
-        world.converge(900);
-        let template = resources::template(&world.wanted);
-        assert!(
-            world.nodes.iter().all(|n| n.template.as_ref() == Some(&template)),
-            "seed {seed}"
         );
     }
 }
