@@ -4,6 +4,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 const OURS: &str = env!("CARGO_BIN_EXE_quorate-server");
@@ -37,8 +38,15 @@ fn bin_dir() -> Option<PathBuf> {
 }
 
 fn free_url() -> String {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    format!("http://127.0.0.1:{port}")
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Below the range that the kernel gives to outgoing connections, any of which could take the port before the member does.
+    let first = (std::process::id() % 1000) as u16 * 20;
+    loop {
+        let port = 11_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return format!("http://127.0.0.1:{port}");
+        }
+    }
 }
 
 fn start(program: &Path, data: &Path, name: &str, peer: &str, cluster: &str) -> Member {
