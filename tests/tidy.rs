@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bolt", &["disk"]),
     ("wal", &["disk", "proto"]),
     ("state-machine", &["bolt", "disk", "proto"]),
-    ("replica", &["raft", "wal", "state-machine", "disk", "proto", "bolt"]),
+    ("replica", &["raft", "wal", "state-machine", "disk", "proto"]),
     ("server", &["replica", "disk", "proto", "ctl"]),
     ("ctl", &["proto", "bolt", "wal", "state-machine", "disk"]),
     ("quorate", &["server", "ctl"]),
