@@ -8,6 +8,7 @@ use crate::api::status::EtcdClusterStatus;
 use crate::demo;
 use crate::plan::{explain, plan};
 use crate::platform::Platform;
+use crate::platform::kubernetes::{render, volume};
 use crate::platform::local::up::{self, Desired, Manifests};
 use crate::platform::local::{LocalCluster, Programs, lock, stop_directory};
 use anyhow::{Context, bail};
@@ -48,6 +49,16 @@ pub enum Command {
     },
     /// Print the custom resource definitions as YAML.
     Crds,
+    /// Work on the volume of a member that does not run; the operator starts this in a pod.
+    #[command(hide = true)]
+    Volume {
+        /// Where the volume is mounted.
+        #[arg(long, global = true, default_value = render::MOUNT)]
+        root: PathBuf,
+        /// What to do.
+        #[command(subcommand)]
+        work: volume::Work,
+    },
 }
 
 /// Clusters on this machine.
@@ -103,6 +114,7 @@ pub async fn run(cli: Cli, exe: &Path) -> anyhow::Result<()> {
             print!("{}", api::crds::yaml());
             Ok(())
         }
+        Command::Volume { root, work } => work_on_volume(&work, &root, exe).await,
         Command::Plan { file, dir } => show_plan(&file, &dir, exe).await,
         Command::Local {
             command: Local::Up { file, dir },
@@ -123,6 +135,17 @@ pub async fn run(cli: Cli, exe: &Path) -> anyhow::Result<()> {
             command: Local::Down { dir },
         } => down(&dir, exe).await,
     }
+}
+
+/// Says what came of it on stdout and in the pod's termination message, where the operator reads it.
+async fn work_on_volume(work: &volume::Work, root: &Path, exe: &Path) -> anyhow::Result<()> {
+    let said = volume::run(work, root, exe).await?;
+    println!("{said}");
+    let message = Path::new("/dev/termination-log");
+    if message.exists() {
+        std::fs::write(message, &said).with_context(|| format!("cannot write {}", message.display()))?;
+    }
+    Ok(())
 }
 
 /// Becomes true at SIGINT or SIGTERM. A second one ends the process at once; members then stay and are resumed.

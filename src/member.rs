@@ -89,6 +89,8 @@ pub struct Connections {
 struct State {
     access: Option<Access>,
     open: BTreeMap<String, Client>,
+    /// Names that certificates are checked against, where they are others than the endpoint's own.
+    names: BTreeMap<String, String>,
 }
 
 impl std::fmt::Debug for State {
@@ -114,6 +116,16 @@ impl Connections {
         }
     }
 
+    /// From now on the certificate shown at `endpoint` (an address) must be valid for `name`: members are dialled without
+    /// asking a DNS server. An address that changes hands gets a connection of its own.
+    pub fn call(&self, endpoint: &str, name: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.names.get(endpoint).is_none_or(|known| known != name) {
+            state.names.insert(endpoint.to_owned(), name.to_owned());
+            state.open.remove(endpoint);
+        }
+    }
+
     /// Drops the connection to one member: the next question dials anew instead of waiting out a back-off.
     pub fn forget(&self, endpoint: &str) {
         self.state
@@ -125,7 +137,7 @@ impl Connections {
 
     /// The member that serves clients at `endpoint` (`http://` or `https://`).
     pub async fn member(&self, endpoint: &str) -> Result<Member, Error> {
-        let access = {
+        let (access, name) = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(client) = state.open.get(endpoint) {
                 return Ok(Member {
@@ -133,11 +145,11 @@ impl Connections {
                     endpoint: endpoint.to_owned(),
                 });
             }
-            state.access.clone()
+            (state.access.clone(), state.names.get(endpoint).cloned())
         };
-        let client = connect(&[endpoint], access.as_ref()).await?;
+        let client = dial(&[endpoint], name.as_deref(), access.as_ref()).await?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.access == access {
+        if state.access == access && state.names.get(endpoint) == name.as_ref() {
             state.open.insert(endpoint.to_owned(), client.clone());
         }
         Ok(Member {
@@ -149,17 +161,23 @@ impl Connections {
 
 /// A client of all `endpoints` at once, for work of users (the demo's load), not for judging members.
 pub async fn connect(endpoints: &[&str], access: Option<&Access>) -> Result<Client, Error> {
+    dial(endpoints, None, access).await
+}
+
+async fn dial(endpoints: &[&str], name: Option<&str>, access: Option<&Access>) -> Result<Client, Error> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(QUICK)
         .with_keep_alive(Duration::from_secs(5), Duration::from_secs(3))
         .with_keep_alive_while_idle(false);
     if let Some(access) = access.filter(|_| endpoints.iter().any(|url| url.starts_with("https://"))) {
         let identity = Identity::from_pem(&access.identity.certificate, &access.identity.key);
-        options = options.with_tls(
-            TlsOptions::new()
-                .ca_certificate(Certificate::from_pem(&access.authorities))
-                .identity(identity),
-        );
+        let mut tls = TlsOptions::new()
+            .ca_certificate(Certificate::from_pem(&access.authorities))
+            .identity(identity);
+        if let Some(name) = name {
+            tls = tls.domain_name(name);
+        }
+        options = options.with_tls(tls);
     }
     let refused = |source| Error::Refused {
         endpoint: endpoints.join(","),

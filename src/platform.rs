@@ -6,6 +6,7 @@
 //! 3. [`Platform::persist`] has reached the disk (or the API server) when it returns: a step is carried out only
 //!    after the decision for it can be read back.
 
+pub mod ask;
 pub mod kubernetes;
 pub mod local;
 

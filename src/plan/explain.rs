@@ -53,7 +53,7 @@ pub fn explain(plan: &Plan) -> String {
             }
             Ensure::PeerService => line("ensures:", "a Service under which members find each other"),
             Ensure::ClientService(service) => line("ensures:", &format!("a Service for clients ({})", service.kind)),
-            Ensure::DisruptionBudget { max_unavailable } => {
+            Ensure::DisruptionBudget { max_unavailable, .. } => {
                 line("ensures:", &format!("at most {max_unavailable} voters evicted at once"));
             }
             Ensure::NetworkPolicy => line("ensures:", "network policies"),

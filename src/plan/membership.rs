@@ -122,7 +122,9 @@ fn learner(look: &Look<'_>, ranks: &Ranks<'_>) -> Option<Next> {
     let Some(member) = look.member_for(listed) else {
         return remove("there is no volume for it");
     };
-    if let Some(cause) = cause(look, listed) {
+    // One that waits for a node or an image is no worse than the next one would be.
+    let waits = matches!(member.process, Process::Pending { .. });
+    if let Some(cause) = cause(look, listed).filter(|cause| !(waits && matches!(cause, Cause::Unreachable(_)))) {
         return remove(&cause.to_string());
     }
     if !ranks.short() {
@@ -357,8 +359,8 @@ fn away(look: &Look<'_>, member: &Member) -> Option<Duration> {
     })
 }
 
-/// The member keeps ending with settings that no healthy member runs with: a new member would do the same. The cure
-/// is another edit of the spec, which the rollout then brings to this member first.
+/// The member keeps ending, or does not even begin (an image that does not exist, a size that no node has), with settings
+/// that no healthy member runs with: a new member would do the same. The cure is another edit of the spec, which the rollout then brings to this member first.
 fn settings_are_to_blame(look: &Look<'_>, member: &Member) -> bool {
     let mut others = look
         .observed
@@ -366,7 +368,7 @@ fn settings_are_to_blame(look: &Look<'_>, member: &Member) -> bool {
         .iter()
         .filter(|m| m.name != member.name && m.healthy())
         .peekable();
-    matches!(member.process, Process::Exited { .. })
+    matches!(member.process, Process::Exited { .. } | Process::Pending { .. })
         && others.peek().is_some()
         && others.all(|other| other.template != member.template)
 }

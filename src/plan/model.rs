@@ -65,6 +65,8 @@ struct Machine {
     health: (Verdict, Timestamp),
     inspected: bool,
     copied: Option<Timestamp>,
+    /// Its pod waits for a node (or an image) since then.
+    pending: Option<Timestamp>,
     /// On the other side of a partition: neither the operator nor side 0 reaches it.
     cut_off: bool,
     /// Bytes of the database, in use, and in use by what compaction cannot remove.
@@ -106,6 +108,8 @@ struct World {
     deep: bool,
     /// Nobody is slow: for scripts.
     steady: bool,
+    /// What is started waits for a node.
+    no_room: bool,
     trace: Vec<String>,
     leader_wish: Option<MemberId>,
 }
@@ -135,6 +139,7 @@ impl World {
             steady: false,
             backups: Vec::new(),
             trace: Vec::new(),
+            no_room: false,
             leader_wish: None,
         }
     }
@@ -289,6 +294,10 @@ impl World {
     fn member(&self, n: &Machine, lead: Option<&Disk>) -> Member {
         let process = match (n.cut_off, n.running, n.exited) {
             (true, ..) => Process::Unknown { since: n.health.1 },
+            _ if n.pending.is_some() => Process::Pending {
+                since: n.pending.unwrap_or_default(),
+                why: "Unschedulable: 0/3 nodes are available".into(),
+            },
             (false, Some(since), _) => Process::Running { since },
             (false, None, Some((at, restarts))) => Process::Exited {
                 at,
@@ -443,6 +452,7 @@ impl World {
                     health: (Verdict::Unknown, now),
                     inspected: false,
                     copied: None,
+                    pending: None,
                     cut_off: false,
                     database: (1 << 20, 1 << 20, 1 << 20),
                     node: Node::default(),
@@ -477,8 +487,15 @@ impl World {
             Step::StartMember { member, start } => {
                 let i = self.index(member)?;
                 let template = resources::template(&self.wanted);
-                if self.nodes[i].running.is_some() {
+                if self.nodes[i].running.is_some() || self.nodes[i].pending.is_some() {
                     return Err("runs".into());
+                }
+                if self.no_room {
+                    self.nodes[i].volume.started = true;
+                    self.nodes[i].template = Some(template);
+                    self.nodes[i].pending = Some(now);
+                    self.nodes[i].exited = None;
+                    return Ok(());
                 }
                 match start {
                     Start::New { initial_cluster, .. } => {
@@ -544,11 +561,13 @@ impl World {
                 let i = self.index(member)?;
                 self.nodes[i].running = None;
                 self.nodes[i].exited = None;
+                self.nodes[i].pending = None;
                 Ok(())
             }
             Step::RestartMember { member, template } => {
                 let i = self.index(member)?;
-                self.nodes[i].running = Some(now);
+                self.nodes[i].running = (!self.no_room).then_some(now);
+                self.nodes[i].pending = self.no_room.then_some(now);
                 self.nodes[i].exited = None;
                 self.nodes[i].template = Some(template.clone());
                 Ok(())

@@ -25,6 +25,8 @@ pub enum Ensure {
     DisruptionBudget {
         /// Evictions allowed at the same time.
         max_unavailable: u32,
+        /// The same the other way round: voters that must stay, counted from the larger of what votes and what is wanted.
+        min_available: u32,
     },
     /// Clients of the namespace and the operator reach 2379, members 2380, monitoring 2381.
     NetworkPolicy,
@@ -48,7 +50,13 @@ pub fn ensure(wanted: &Wanted, observed: &Observed) -> Vec<Ensure> {
         let voters = voters.max(wanted.replicas as usize);
         // What etcd itself tolerates; a single voter may be evicted, or no node could ever be drained.
         let max_unavailable = u32::try_from(voters.saturating_sub(1) / 2).unwrap_or(u32::MAX).max(1);
-        all.push(Ensure::DisruptionBudget { max_unavailable });
+        let min_available = u32::try_from(voters)
+            .unwrap_or(u32::MAX)
+            .saturating_sub(max_unavailable);
+        all.push(Ensure::DisruptionBudget {
+            max_unavailable,
+            min_available,
+        });
     }
     if wanted.network_policy {
         all.push(Ensure::NetworkPolicy);

@@ -397,6 +397,19 @@ fn conditions(look: &Look<'_>, journal: &mut Journal, next: &Next, quota_percent
             format!("{quota_percent} % of the quota used"),
         ),
     );
+    let complaints = &look.observed.complaints;
+    set(
+        "PlatformReady",
+        complaints.is_empty(),
+        plain(
+            if complaints.is_empty() {
+                "NothingInTheWay"
+            } else {
+                "PlatformRefused"
+            },
+            complaints.join("; "),
+        ),
+    );
     let now = look.now;
     let expired: Vec<&str> = look
         .observed

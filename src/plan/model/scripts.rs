@@ -6,6 +6,7 @@
 //! - `begin N` bootstraps a cluster of N members, named a, b, c, ... (a leads) and prints nothing
 //! - `want KEY [VALUE..]` edits the spec; `kill`, `lose` (the disk), `cut` (off the network), `gone` (node and volume),
 //!   `unmount` (volume deleted under a running process) take names; `heal` ends partitions
+//! - `noroom`: what is started from now on waits for a node, until `room`
 //! - `data NAME lost|corrupt|foreign`, `alarm NAME nospace|corrupt`, `db NAME SIZE USED LIVE` (MiB), `lead NAME`
 //! - `wait SECONDS` lets time pass without an operator; `backup NAME REVISION`; `acknowledge` agrees to the open plan
 //! - `run [SECONDS]` reconciles until nothing changes (a minute at most) and prints every step, wait and block
@@ -61,6 +62,11 @@ impl Script {
                 w.nodes[i].disk = None;
                 w.nodes[i].exited = w.nodes[i].running.take().map(|_| (w.now, 0));
             })?,
+            "noroom" => self.world.no_room = true,
+            "room" => {
+                self.world.no_room = false;
+                self.world.nodes.iter_mut().for_each(|n| n.pending = None);
+            }
             "cut" => self.each(rest, |w, i| w.nodes[i].cut_off = true)?,
             "heal" => self.world.nodes.iter_mut().for_each(|n| n.cut_off = false),
             "gone" => self.each(rest, |w, i| {
@@ -248,6 +254,7 @@ impl Script {
             "Available",
             "QuorumHealthy",
             "AlarmsClear",
+            "PlatformReady",
             "StorageReady",
             "CertificatesValid",
             "BackupReady",

@@ -37,8 +37,6 @@ pub const SHAPE: &str = "quorate.dev/shape";
 pub const INITIAL_CLUSTER: &str = "quorate.dev/initial-cluster";
 /// Annotation that a member's environment reads: `--initial-cluster-state`.
 pub const INITIAL_STATE: &str = "quorate.dev/initial-cluster-state";
-/// Annotation: hash of what was last applied.
-pub const APPLIED: &str = "quorate.dev/applied";
 
 /// The clients' port.
 pub const CLIENT_PORT: i32 = 2379;
