@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::path::PathBuf;
 
+use prost::Message as _;
+
 const FILES: &[&str] = &[
     "authpb.proto",
     "etcdserverpb/raft_internal.proto",
@@ -21,10 +23,11 @@ const FILES: &[&str] = &[
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     let mut config = prost_build::Config::new();
     // `Bytes` lets keys, values and log entries share the buffer they arrived in.
     config.bytes(["."]);
-    let out = PathBuf::from(std::env::var("OUT_DIR")?);
     if std::env::var_os("CARGO_FEATURE_GRPC").is_some() {
         tonic_prost_build::configure()
             .out_dir(out)

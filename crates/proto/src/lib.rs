@@ -8,6 +8,9 @@
 // The generated code carries no comments of its own; the meaning of each message is documented where it is used.
 #![allow(missing_docs, clippy::all)]
 
+/// The `.proto` files themselves, compiled: a `google.protobuf.FileDescriptorSet`. For what works by name, such as JSON.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// Keys, values and watch events.
 pub mod mvccpb {
     include!(concat!(env!("OUT_DIR"), "/mvccpb.rs"));
