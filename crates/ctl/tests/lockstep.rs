@@ -205,11 +205,7 @@ fn users_and_roles_are_the_same() {
         String::from_utf8(output.stdout).unwrap()
     };
     let data_dir = etcd.stop();
-    let enforced = Config {
-        auth_enforced: true,
-        ..Config::default()
-    };
-    let (machine, actions) = replay_and_compare(&data_dir, enforced);
+    let (machine, actions) = replay_and_compare(&data_dir, Config::default());
     assert!(actions.contains(&Action::AuthChanged));
     assert!(machine.auth().is_enabled());
     let names: Vec<&str> = users.lines().collect();

@@ -3,13 +3,17 @@
 //! Invariants:
 //! - Errors carry etcd's texts and codes: clients tell them apart by text.
 //! - A call is routed by comparing its path; between the socket and the service there is no middleware.
-//! - Auth, Lock and Election are not served yet: they answer `Unimplemented`.
+//! - Who may make a call is decided in one place, by [`crate::auth::policy`], before its handler runs.
 
+mod auth;
 mod call;
 mod cluster;
+mod coordination;
+mod election;
 mod health;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod watch;
 
@@ -17,13 +21,15 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
+use proto::etcdserverpb::auth_server::AuthServer;
 use proto::etcdserverpb::cluster_server::ClusterServer;
 use proto::etcdserverpb::kv_server::KvServer;
 use proto::etcdserverpb::lease_server::LeaseServer;
 use proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use proto::etcdserverpb::watch_server::WatchServer;
 use proto::health::health_server::HealthServer;
+use proto::v3electionpb::election_server::ElectionServer;
+use proto::v3lockpb::lock_server::LockServer;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::{Code, Status};
@@ -42,11 +48,14 @@ pub struct Grpc {
     lease: LeaseServer<Api>,
     cluster: ClusterServer<Api>,
     maintenance: MaintenanceServer<Api>,
+    auth: AuthServer<Api>,
+    lock: LockServer<Api>,
+    election: ElectionServer<Api>,
     health: HealthServer<Api>,
 }
 
 /// What the services' methods have at hand.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Api {
     member: Arc<Member>,
     connection: Arc<Connection>,
@@ -86,12 +95,19 @@ impl Grpc {
             lease: limited!(LeaseServer),
             cluster: limited!(ClusterServer),
             maintenance: limited!(MaintenanceServer),
+            auth: limited!(AuthServer),
+            lock: limited!(LockServer),
+            election: limited!(ElectionServer),
             health: limited!(HealthServer),
         }
     }
 
     /// Answers one call.
-    pub async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+    pub async fn call<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Error: Into<tonic::codegen::StdError> + Send + 'static,
+    {
         let path = request.uri().path();
         let service = path
             .strip_prefix('/')
@@ -103,6 +119,9 @@ impl Grpc {
             Some("etcdserverpb.Lease") => self.lease.clone().call(request).await,
             Some("etcdserverpb.Cluster") => self.cluster.clone().call(request).await,
             Some("etcdserverpb.Maintenance") => self.maintenance.clone().call(request).await,
+            Some("etcdserverpb.Auth") => self.auth.clone().call(request).await,
+            Some("v3lockpb.Lock") => self.lock.clone().call(request).await,
+            Some("v3electionpb.Election") => self.election.clone().call(request).await,
             Some("grpc.health.v1.Health") => self.health.clone().call(request).await,
             Some(other) => Ok(Status::unimplemented(format!("unknown service {other}")).into_http()),
             None => Ok(Status::unimplemented(format!("malformed method name: {path:?}")).into_http()),

@@ -278,6 +278,8 @@ pub struct Membership {
     pub removed: Vec<u64>,
     /// The cluster version, e.g. `3.7.0`; `None` until decided.
     pub cluster_version: Option<String>,
+    /// The version that a downgrade job goes down to; `None` without a job.
+    pub downgrade_target: Option<String>,
     /// Raised alarms.
     pub alarms: Vec<pb::AlarmMember>,
 }

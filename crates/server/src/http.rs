@@ -1,5 +1,5 @@
 //! Plain HTTP on client and metrics URLs (etcd server/etcdserver/api/etcdhttp): `/health`, `/livez`, `/readyz`, `/version`,
-//! `/metrics`, `/debug/vars`.
+//! `/metrics`, `/debug/vars`, and the JSON gateway.
 //!
 //! Invariants:
 //! - Answers are etcd's, byte for byte, headers included: probes and tools compare them.
@@ -7,16 +7,18 @@
 //! - On plaintext client URLs the host of a request must be on the whitelist (DNS rebinding, CVE-2018-5702).
 
 mod access;
+mod gateway;
 mod health;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use tonic::body::Body;
 
+pub use self::gateway::Gateway;
 use crate::listener::Connection;
 use crate::member::Member;
 
@@ -25,30 +27,47 @@ type Answer = Response<Full<Bytes>>;
 
 /// What is served on an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+enum Scope {
     /// Everything: a client URL.
     Client,
     /// Metrics and health: `--listen-metrics-urls`.
     Metrics,
 }
 
-/// Answers one request that is not gRPC.
-pub async fn answer<B>(member: &Arc<Member>, scope: Scope, from: &Connection, request: &Request<B>) -> Response<Body> {
-    let answer = match scope {
-        Scope::Metrics => route(member, scope, request).await,
-        Scope::Client => match access::refuse(&member.config, from.secure, request) {
-            Some(refusal) => refusal,
-            None => {
-                let mut answer = match *request.method() {
-                    Method::OPTIONS => Response::new(Full::default()),
-                    _ => route(member, scope, request).await,
-                };
-                access::allow_origin(&member.config, request, answer.headers_mut());
-                answer
-            }
-        },
+/// Answers one request on a metrics URL.
+pub async fn answer_metrics<B>(member: &Arc<Member>, request: &Request<B>) -> Response<Body> {
+    route(member, Scope::Metrics, request).await.map(Body::new)
+}
+
+/// Answers one request on a client URL that is not gRPC; those of the JSON gateway too, if there is one.
+pub async fn answer<B>(
+    member: &Arc<Member>,
+    gateway: Option<&Gateway>,
+    from: &Connection,
+    request: Request<B>,
+) -> Response<Body>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    if let Some(refusal) = access::refuse(&member.config, from.secure, &request) {
+        return refusal.map(Body::new);
+    }
+    let gateway = gateway.filter(|_| gateway::is_gateway(request.uri().path()));
+    if gateway.is_some()
+        && let Some(refusal) = access::refuse_named(member, from)
+    {
+        return refusal.map(Body::new);
+    }
+    let mut cors = HeaderMap::new();
+    access::allow_origin(&member.config, &request, &mut cors);
+    let mut answer = match (request.method(), gateway) {
+        (&Method::OPTIONS, _) => Response::new(Body::empty()),
+        (_, Some(gateway)) => gateway.answer(request).await,
+        (_, None) => route(member, Scope::Client, &request).await.map(Body::new),
     };
-    answer.map(Body::new)
+    answer.headers_mut().extend(cors);
+    answer
 }
 
 async fn route<B>(member: &Arc<Member>, scope: Scope, request: &Request<B>) -> Answer {

@@ -1,5 +1,6 @@
 //! The shell around a replica: flags, sockets, gRPC, peer transport, metrics.
 
+pub mod auth;
 pub mod config;
 pub mod grpc;
 pub mod handle;

@@ -7,6 +7,7 @@
 //! - One port speaks HTTP/1.1 and HTTP/2, told apart by the first bytes (or by ALPN, which leads to the same).
 //! - After the stop signal nobody is accepted; requests in flight get a grace period, then their connections are closed.
 
+mod pings;
 mod serve;
 mod stream;
 

@@ -4,7 +4,9 @@
 //! - Nothing here waits for the disk: reads go to views, writes through the log.
 //! - A request that only the leader can answer is answered by the leader, whichever member was asked.
 
+mod downgrade;
 mod forward;
+mod leases;
 mod membership;
 
 use std::sync::Arc;
@@ -13,14 +15,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use disk::RealDisk;
 use proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmType, InternalRaftRequest, RangeRequest, RangeResponse, ResponseHeader, TxnRequest,
-    TxnResponse, alarm_request,
+    AlarmMember, AlarmRequest, AlarmType, InternalRaftRequest, RangeRequest, RangeResponse, RequestHeader,
+    ResponseHeader, TxnRequest, TxnResponse, alarm_request,
 };
+use replica::state_machine::Error as Refusal;
 use replica::state_machine::lease::Leases;
 use replica::state_machine::mvcc::{KvReader, WatchHub};
 use replica::state_machine::quota::Quota;
 use replica::state_machine::txn;
 
+use crate::auth::{Asker, Authentication};
 use crate::config::{Config, VERSION};
 use crate::handle::{Error, Handle, Response};
 use crate::listener::Stop;
@@ -42,6 +46,8 @@ pub struct Member {
     pub leases: Leases,
     /// Zero of the run loop's clock.
     pub clock: Instant,
+    /// Users and roles, and how it is found out who asks.
+    pub auth: Arc<Authentication>,
     /// Settings.
     pub config: Config,
     /// Counters.
@@ -109,13 +115,13 @@ impl Member {
         });
     }
 
-    /// Answers a range; the header holds the revision alone.
+    /// Answers a range on somebody's behalf; the header holds the revision alone.
     ///
     /// # Errors
-    /// Those of linearizable reads and of [`KvReader::range`].
-    pub async fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Error> {
+    /// Missing rights, and those of linearizable reads and of [`KvReader::range`].
+    pub async fn range(&self, asker: &Asker, request: &RangeRequest) -> Result<RangeResponse, Error> {
         let started = Instant::now();
-        let result = self.range_inner(request).await;
+        let result = self.range_inner(Some(asker), request).await;
         let success = if result.is_ok() { "true" } else { "false" };
         self.metrics
             .request_duration
@@ -125,9 +131,28 @@ impl Member {
         result
     }
 
-    async fn range_inner(&self, request: &RangeRequest) -> Result<RangeResponse, Error> {
+    /// Whether this member can read, as health checks ask: on nobody's behalf, and nobody is shown what was read.
+    ///
+    /// # Errors
+    /// As [`Member::range`], rights aside.
+    pub async fn can_read(&self, serializable: bool) -> Result<(), Error> {
+        let request = RangeRequest {
+            key: b"\0".as_slice().into(),
+            keys_only: true,
+            limit: 1,
+            serializable,
+            ..RangeRequest::default()
+        };
+        self.range_inner(None, &request).await.map(drop)
+    }
+
+    async fn range_inner(&self, asker: Option<&Asker>, request: &RangeRequest) -> Result<RangeResponse, Error> {
         if !request.serializable {
             self.handle.linearizable().await?;
+        }
+        let asker = asker.map(Asker::info).transpose()?;
+        if let Some(info) = &asker {
+            self.auth.table.check_range(info, request)?;
         }
         let started = Instant::now();
         let few = request.range_end.is_empty() || request.count_only || (1..=INLINE_KEYS_MAX).contains(&request.limit);
@@ -139,6 +164,7 @@ impl Member {
         };
         let success = if result.is_ok() { "true" } else { "false" };
         self.metrics.range_duration.with(&[success]).took(started.elapsed());
+        self.check_auth_revision(asker.map_or(0, |info| info.revision))?;
         Ok(result?)
     }
 
@@ -146,11 +172,13 @@ impl Member {
     ///
     /// # Errors
     /// As [`Member::range`].
-    pub async fn txn_read_only(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
+    pub async fn txn_read_only(&self, asker: &Asker, request: TxnRequest) -> Result<TxnResponse, Error> {
         let started = Instant::now();
         if !txn::is_serializable(&request) {
             self.handle.linearizable().await?;
         }
+        let asker = asker.info()?;
+        self.auth.table.check_txn(&asker, &request)?;
         let kv = self.kv.clone();
         let result = off_thread(move || kv.txn_read_only(&request)).await?;
         let success = if result.is_ok() { "true" } else { "false" };
@@ -159,14 +187,37 @@ impl Member {
             .with(&["ReadonlyTxn", success])
             .took(started.elapsed());
         self.metrics.txns.inc();
+        self.check_auth_revision(asker.revision)?;
         Ok(result?)
     }
 
-    /// Proposes a request; `kind` is its name in the metrics.
+    /// After a read: the rights must still be those that it was judged by; 0 is the revision of who was not asked.
     ///
     /// # Errors
-    /// Those of [`Handle::propose`].
-    pub async fn propose(&self, kind: &'static str, request: InternalRaftRequest) -> Result<Response, Error> {
+    /// `revision of auth store is old`.
+    pub fn check_auth_revision(&self, judged_at: u64) -> Result<(), Error> {
+        if judged_at != 0 && judged_at != self.auth.table.revision() {
+            return Err(Error::Refused(Refusal::AuthOldRevision));
+        }
+        Ok(())
+    }
+
+    /// Proposes a request on somebody's behalf, who is judged again when it is applied; `kind` is its name in the metrics.
+    ///
+    /// # Errors
+    /// An invalid token, and those of [`Handle::propose`].
+    pub async fn propose(
+        &self,
+        kind: &'static str,
+        asker: &Asker,
+        mut request: InternalRaftRequest,
+    ) -> Result<Response, Error> {
+        let info = asker.info()?;
+        request.header = Some(RequestHeader {
+            id: 0,
+            username: info.username,
+            auth_revision: info.revision,
+        });
         let started = Instant::now();
         let result = self.handle.propose(request).await;
         let success = if result.is_ok() { "true" } else { "false" };
@@ -195,10 +246,10 @@ impl Member {
             ..InternalRaftRequest::default()
         };
         // The client hears about the space either way, as in etcd.
-        if let Err(error) = self.propose("Alarm", request).await {
+        if let Err(error) = self.propose("Alarm", &Asker::Unasked, request).await {
             tracing::warn!(%error, "failed to raise the NOSPACE alarm");
         }
-        Err(Error::Refused(replica::state_machine::Error::NoSpace))
+        Err(Error::Refused(Refusal::NoSpace))
     }
 
     /// The versions of cluster and storage; `None` while the cluster has not agreed on one.
@@ -229,6 +280,7 @@ impl Member {
             .collect();
         self.metrics.keys.set(self.kv.living_keys() as i64);
         self.metrics.compact_revision.set(self.kv.compact_revision());
+        self.metrics.auth_revision.set(self.auth.table.revision() as i64);
         let watches = self.watches.stats();
         self.metrics.watch_streams.set(watches.streams as i64);
         self.metrics.watchers.set(watches.watchers as i64);

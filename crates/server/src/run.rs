@@ -470,6 +470,9 @@ impl Run {
             members: to_proto(self.replica.members().iter()),
             removed: cluster.removed().collect(),
             cluster_version: cluster.version().map(ToString::to_string),
+            downgrade_target: Some(cluster.downgrade())
+                .filter(|job| job.enabled)
+                .map(|job| job.target_version),
             alarms: state.alarms().list(0),
         };
         self.peers.set_peers(&membership.members, &membership.removed);

@@ -24,10 +24,11 @@ use replica::{OpenError, Replica};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::auth::{Authentication, Tokens};
 use crate::config::{self, Config};
 use crate::grpc::{Grpc, debug_authority, is_grpc};
 use crate::handle::Handle;
-use crate::http::{Scope, answer};
+use crate::http::{Gateway, answer, answer_metrics};
 use crate::listener::{BindError, Http, Listener, SocketOptions, Stop, Traffic, serve, serve_http1, stopped};
 use crate::member::Member;
 use crate::metrics::Metrics;
@@ -53,6 +54,9 @@ pub enum StartError {
     /// The data cannot be used, or there is none and no cluster to begin with.
     #[error(transparent)]
     Data(#[from] OpenError),
+    /// `--auth-token` cannot be used.
+    #[error("{0}")]
+    Tokens(String),
     /// The cluster cannot be joined or begun.
     #[error("{0}")]
     Bootstrap(String),
@@ -113,6 +117,7 @@ impl ClientTls for Tls {
 pub async fn start(config: Config) -> Result<Running, StartError> {
     let client_tls = Tls::new(&config, Side::Client)?;
     let peer_tls = Tls::new(&config, Side::Peer)?;
+    let tokens = Tokens::parse(&config.auth_token).map_err(StartError::Tokens)?;
     let sockets = bind(&config)?;
     let metrics = Arc::new(Metrics::new(config.metrics == "extensive"));
     let identity = |member_id, cluster_id| Identity {
@@ -148,6 +153,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     });
     let state = replica.state();
     let (kv, leases, watches) = (state.reader(), state.leases().clone(), state.store().watch_hub());
+    let auth = Authentication::new(&config, state.auth().clone(), tokens);
     if initialized && config.features.initial_corrupt_check {
         corruption::check(kv.clone(), transport.identity(), &replica.members()).await?;
     }
@@ -163,6 +169,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         kv,
         watches,
         leases,
+        auth,
         clock,
         config,
         metrics,
@@ -252,11 +259,11 @@ async fn serve_metrics(listener: Listener, tls: Option<Arc<Tls>>, member: Arc<Me
         grace: GRACE,
         ..Http::default()
     };
-    serve(listener, tls, http, Arc::default(), stop, move |connection| {
+    serve(listener, tls, http, Arc::default(), stop, move |_| {
         let member = member.clone();
         service_fn(move |request| {
-            let (member, connection) = (member.clone(), connection.clone());
-            async move { Ok(answer(&member, Scope::Metrics, &connection, &request).await) }
+            let member = member.clone();
+            async move { Ok(answer_metrics(&member, &request).await) }
         })
     })
     .await;
@@ -282,6 +289,7 @@ async fn serve_clients(
             .grpc_keepalive_timeout
             .positive()
             .unwrap_or(Http::default().keepalive_timeout),
+        ping_interval_min: None,
         grace: GRACE,
         connections_max: limits::connections_max(),
     };
@@ -299,11 +307,18 @@ async fn serve_clients(
                 "serving client traffic insecurely; this is strongly discouraged!"
             );
         }
+        // With TLS, etcd serves gRPC and HTTP on one port through Go's HTTP server, which bears any number of pings.
+        let enforced = !secure || serves == Serves::GrpcOnly;
+        let ping_interval_min = member.config.grpc_keepalive_min_time.positive().filter(|_| enforced);
+        let http = Http {
+            ping_interval_min,
+            ..http.clone()
+        };
         servers.spawn(serve_client(
             listener,
             serves,
             tls.clone(),
-            http.clone(),
+            http,
             traffic.clone(),
             member.clone(),
             stop.clone(),
@@ -334,16 +349,19 @@ async fn serve_client(
     let debug = std::env::var("GODEBUG").is_ok_and(|value| value.contains("http2debug=2"));
     serve(listener, tls, http, traffic, stop, move |connection| {
         let grpc = (serves != Serves::HttpOnly).then(|| Arc::new(Grpc::new(member.clone(), connection.clone())));
+        let gateway = (serves != Serves::GrpcOnly && member.config.enable_grpc_gateway)
+            .then(|| Arc::new(Gateway::new(&member, &connection)));
         let member = member.clone();
         service_fn(move |request| {
-            let (member, connection, grpc) = (member.clone(), connection.clone(), grpc.clone());
+            let (member, connection) = (member.clone(), connection.clone());
+            let (grpc, gateway) = (grpc.clone(), gateway.clone());
             async move {
                 if debug {
                     debug_authority(&request);
                 }
                 Ok(match grpc {
                     Some(grpc) if is_grpc(&request) || serves == Serves::GrpcOnly => grpc.call(request).await,
-                    _ => answer(&member, Scope::Client, &connection, &request).await,
+                    _ => answer(&member, gateway.as_deref(), &connection, request).await,
                 })
             }
         })

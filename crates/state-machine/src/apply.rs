@@ -73,11 +73,6 @@ pub enum BadEntry {
         /// To which key.
         path: String,
     },
-    /// Authentication was switched on by a cluster whose other members enforce it.
-    #[error(
-        "authentication was switched on, which this server does not enforce yet: remove this member, or switch it off"
-    )]
-    AuthNotEnforced,
     /// A password in clear text, as logs before 3.5 hold it.
     #[error("a password in clear text, written by etcd before 3.5: let etcd 3.5 take a snapshot of this member first")]
     PlainPassword,

@@ -15,7 +15,7 @@ mod table;
 mod users;
 
 pub use shared::Auth;
-pub use table::AuthTable;
+pub use table::{AuthTable, TOKEN_TTL};
 
 /// The user that must exist, and the role that it must have, for authentication to be switched on.
 pub const ROOT: &str = "root";

@@ -9,6 +9,7 @@
 mod stored;
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use disk::Disk;
@@ -27,6 +28,7 @@ use crate::mvcc::{Compacted, KvReader, Store};
 use crate::quota::Quota;
 use crate::schema::{self, Bucket};
 use crate::version::Version;
+
 use stored::Tables;
 
 /// What a state machine is told at start.
@@ -42,9 +44,8 @@ pub struct Config {
     pub quota: Quota,
     /// How many learners the cluster may have (etcd's `--max-learners`).
     pub learners_max: usize,
-    /// Whether the layers above check who asks, on every request. Without that, data with authentication switched on is refused: it
-    /// would be open to everybody.
-    pub auth_enforced: bool,
+    /// How long a simple token lives without being used (etcd's `--auth-token-ttl`).
+    pub token_ttl: Duration,
     /// The version of this server, in etcd's numbering. It refuses data of newer ones.
     pub server_version: Version,
     /// The database.
@@ -59,7 +60,7 @@ impl Default for Config {
             lease: LeaseConfig::default(),
             quota: Quota::from_config(0),
             learners_max: 1,
-            auth_enforced: false,
+            token_ttl: crate::auth::TOKEN_TTL,
             server_version: Version::SERVER,
             backend: Options::default(),
         }
@@ -103,12 +104,6 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
-    /// Authentication is on and nobody above would check who asks.
-    #[error(
-        "authentication is enabled in this database (bucket auth, key authEnabled), which this server does not enforce yet: \
-         disable it with etcd first"
-    )]
-    AuthEnabled,
 }
 
 /// The last entry that is included.
@@ -147,7 +142,7 @@ impl<D: Disk> StateMachine<D> {
         let (store, leased) = Store::open(&backend)?;
         let leases = Leases::new(config.lease);
         leases.recover(tables.leases, leased);
-        let auth = Auth::new(leases.clone());
+        let auth = Auth::new(leases.clone(), config.token_ttl);
         tables.auth.recover(&auth)?;
         let mut machine = StateMachine {
             config,

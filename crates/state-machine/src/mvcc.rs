@@ -21,7 +21,7 @@ pub use index::Span;
 pub use read::{KvReader, RangeStream, ReadView};
 pub use revision::Revision;
 pub use store::Store;
-pub use watch::{Delivery, Notify, StreamOptions, WatchHub, WatchStream};
+pub use watch::{Delivery, Event, Notify, StreamOptions, WatchHub, WatchStream};
 pub use write::{Change, Changes, WriteTxn};
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Response, Status};
 
 use super::Api;
+use crate::auth::policy::{self, Rule};
+use crate::auth::{Asker, Credentials};
 use crate::handle::{Error, Handle};
 use crate::listener::stopped;
 use crate::member::Member;
@@ -82,16 +84,21 @@ impl Drop for Call {
 
 impl Api {
     /// Runs a unary call after the common checks.
-    pub(super) async fn unary<T>(
+    ///
+    /// `work` is told who asks; for calls that are open to anyone, that is not found out.
+    pub(super) async fn unary<T, W: Future<Output = Result<T, Error>>>(
         &self,
         method: Method,
         metadata: &MetadataMap,
-        work: impl Future<Output = Result<T, Error>>,
+        work: impl FnOnce(Asker) -> W,
     ) -> Result<Response<T>, Status> {
         let call = Call::begin(self, method);
         call.received();
         let result = match self.admit(method, metadata, "unary") {
-            Ok(_) => work.await,
+            Ok(_) => match self.authorize(method, metadata).await {
+                Ok(asker) => work(asker).await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         let took = call.started.elapsed();
@@ -103,10 +110,14 @@ impl Api {
             .is_some_and(|limit| took > limit)
         {
             let (service, name, _) = METHODS[method as usize];
+            let remote = match self.connection.remote {
+                Some(address) => address.to_string(),
+                None => "No remote client info.".to_owned(),
+            };
             tracing::warn!(
-                time_spent = ?took,
-                remote = ?self.connection.remote,
-                response_type = format!("/{service}/{name}"),
+                "time spent" = ?took,
+                remote,
+                "response type" = format!("/{service}/{name}"),
                 "request stats"
             );
         }
@@ -125,16 +136,50 @@ impl Api {
     }
 
     /// Begins a streaming call after the common checks. The second value tells whether the client requires a leader.
-    pub(super) fn stream(&self, method: Method, metadata: &MetadataMap) -> Result<(Call, bool), Status> {
+    pub(super) async fn stream(&self, method: Method, metadata: &MetadataMap) -> Result<(Call, bool, Asker), Status> {
         let call = Call::begin(self, method);
-        match self.admit(method, metadata, "stream") {
-            Ok(requires_leader) => Ok((call, requires_leader)),
+        let admitted = match self.admit(method, metadata, "stream") {
+            Ok(requires_leader) => self
+                .authorize(method, metadata)
+                .await
+                .map(|asker| (requires_leader, asker)),
+            Err(error) => Err(error),
+        };
+        match admitted {
+            Ok((requires_leader, asker)) => Ok((call, requires_leader, asker)),
             Err(error) => {
                 let status = status(error);
                 call.end(status.code());
                 Err(status)
             }
         }
+    }
+
+    /// Who asks, after what [`policy`] demands of everybody who makes this call.
+    async fn authorize(&self, method: Method, metadata: &MetadataMap) -> Result<Asker, Error> {
+        let rule = policy::rule(method);
+        if rule == Rule::Anyone {
+            return Ok(Asker::Unasked);
+        }
+        let asker = self.asker(metadata).await;
+        match rule {
+            Rule::Anyone | Rule::Keys | Rule::Entry => {}
+            Rule::User => {
+                asker.user()?;
+            }
+            Rule::Root => refused(self.member.auth.table.check_admin(&asker.info()?))?,
+        }
+        Ok(asker)
+    }
+
+    /// Who makes a call with these headers on this connection.
+    pub(super) async fn asker(&self, metadata: &MetadataMap) -> Asker {
+        let member = &self.member;
+        let credentials = Credentials {
+            metadata,
+            connection: &self.connection,
+        };
+        member.auth.asker(&credentials, &member.handle, member.uptime()).await
     }
 
     /// The checks; returns whether the client requires a leader.

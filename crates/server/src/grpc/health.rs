@@ -30,7 +30,7 @@ impl Health for Api {
         if !request.get_ref().service.is_empty() {
             return Err(Status::not_found("unknown service"));
         }
-        self.unary(Method::HealthCheck, request.metadata(), async {
+        self.unary(Method::HealthCheck, request.metadata(), |_| async move {
             Ok(HealthCheckResponse {
                 status: self.serving().into(),
             })
@@ -41,7 +41,7 @@ impl Health for Api {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let (call, _) = self.stream(Method::HealthWatch, request.metadata())?;
+        let (call, ..) = self.stream(Method::HealthWatch, request.metadata()).await?;
         call.received();
         let known = request.get_ref().service.is_empty();
         let status = if known {

@@ -6,12 +6,15 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use proto::etcdserverpb::alarm_request::AlarmAction;
+use proto::etcdserverpb::downgrade_request::DowngradeAction;
 use proto::etcdserverpb::maintenance_server::Maintenance;
 use proto::etcdserverpb::{
-    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeInfo, DowngradeRequest,
-    DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, InternalRaftRequest,
-    MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
+    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, InternalRaftRequest, MoveLeaderRequest,
+    MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
 };
+use replica::state_machine::Error as Refusal;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,12 +39,15 @@ const CHUNKS_WAITING: usize = 32;
 impl Maintenance for Api {
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.unary(Method::Alarm, &metadata, async {
+        self.unary(Method::Alarm, &metadata, |asker| async move {
+            if request.action() != AlarmAction::Get {
+                refused(self.member.auth.table.check_admin(&asker.info()?))?;
+            }
             let request = InternalRaftRequest {
                 alarm: Some(request),
                 ..InternalRaftRequest::default()
             };
-            match self.member.propose("Alarm", request).await? {
+            match self.member.propose("Alarm", &asker, request).await? {
                 Applied::Alarm(mut response) => {
                     self.member.fill(&mut response.header);
                     Ok(response)
@@ -53,12 +59,14 @@ impl Maintenance for Api {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        self.unary(Method::Status, request.metadata(), async { Ok(self.member.status()) })
-            .await
+        self.unary(Method::Status, request.metadata(), |_| async move {
+            Ok(self.member.status())
+        })
+        .await
     }
 
     async fn defragment(&self, request: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
-        self.unary(Method::Defragment, request.metadata(), async {
+        self.unary(Method::Defragment, request.metadata(), |_| async move {
             tracing::info!("starting defragment");
             let metrics = &self.member.metrics;
             let started = Instant::now();
@@ -74,7 +82,7 @@ impl Maintenance for Api {
     }
 
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
-        self.unary(Method::Hash, request.metadata(), async {
+        self.unary(Method::Hash, request.metadata(), |_| async move {
             let kv = self.member.kv.clone();
             let hashed = tokio::task::spawn_blocking(move || kv.hash_all()).await;
             let (hash, revision) = refused(hashed.map_err(|error| Error::Internal(error.to_string()))?)?;
@@ -90,14 +98,14 @@ impl Maintenance for Api {
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.unary(Method::HashKv, &metadata, self.member.hash_kv(request.revision))
+        self.unary(Method::HashKv, &metadata, |_| self.member.hash_kv(request.revision))
             .await
     }
 
     type SnapshotStream = ReceiverStream<Result<SnapshotResponse, Status>>;
 
     async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        let (call, _) = self.stream(Method::Snapshot, request.metadata())?;
+        let (call, ..) = self.stream(Method::Snapshot, request.metadata()).await?;
         call.received();
         let snapshot = match self.member.handle.snapshot().await {
             Ok(snapshot) => snapshot,
@@ -149,7 +157,7 @@ impl Maintenance for Api {
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.unary(Method::MoveLeader, &metadata, async {
+        self.unary(Method::MoveLeader, &metadata, |_| async move {
             self.member.handle.transfer_leader(request.target_id).await?;
             Ok(MoveLeaderResponse { header: None })
         })
@@ -157,16 +165,24 @@ impl Maintenance for Api {
     }
 
     async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
-        self.unary(Method::Downgrade, request.metadata(), async {
-            Err(Error::Internal(NO_DOWNGRADE.into()))
+        let (metadata, _, request) = request.into_parts();
+        self.unary(Method::Downgrade, &metadata, |asker| async move {
+            // protobuf lets numbers through that are no action.
+            let action =
+                DowngradeAction::try_from(request.action).map_err(|_| Error::Refused(Refusal::UnknownMethod))?;
+            let version = match action {
+                DowngradeAction::Validate => self.member.downgrade_validate(&request.version).await?,
+                DowngradeAction::Enable => self.member.downgrade_enable(&asker, &request.version).await?,
+                DowngradeAction::Cancel => self.member.downgrade_cancel(&asker).await?,
+            };
+            Ok(DowngradeResponse {
+                header: Some(self.member.header()),
+                version,
+            })
         })
         .await
-        .map_err(|_| Status::unimplemented(NO_DOWNGRADE))
     }
 }
-
-const NO_DOWNGRADE: &str =
-    "downgrades are not supported by this server: replace its members by those of the older version";
 
 impl Member {
     fn status(&self) -> StatusResponse {
@@ -200,7 +216,7 @@ impl Member {
                 0 => DEFAULT_QUOTA_BYTES,
                 quota => quota,
             },
-            downgrade_info: Some(DowngradeInfo::default()),
+            downgrade_info: Some(self.downgrade_info()),
         }
     }
 }

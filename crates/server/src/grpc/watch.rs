@@ -16,14 +16,18 @@ use std::time::{Duration, Instant};
 use disk::RealDisk;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::watch_server::Watch;
-use proto::etcdserverpb::{WatchRequest, WatchResponse};
+use proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use replica::state_machine::Error as Refusal;
 use replica::state_machine::mvcc::{Delivery, Notify, StreamOptions, WatchStream};
 use tokio_stream::Stream;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::call::{Call, status, stream_over};
 use super::{Api, OVERHEAD_BYTES};
+use crate::auth::Credentials;
 use crate::handle::Error;
+use crate::listener::Connection;
 use crate::member::Member;
 use crate::metrics::rpc::Method;
 
@@ -58,6 +62,8 @@ type Over = Pin<Box<dyn Future<Output = Error> + Send>>;
 /// The answers to one client.
 pub(super) struct Answers {
     member: Arc<Member>,
+    metadata: MetadataMap,
+    connection: Arc<Connection>,
     requests: Option<Streaming<WatchRequest>>,
     watchers: WatchStream<RealDisk>,
     wake: Arc<Wake>,
@@ -73,7 +79,7 @@ impl Watch for Api {
     type WatchStream = Answers;
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Answers>, Status> {
-        let (call, requires_leader) = self.stream(Method::Watch, request.metadata())?;
+        let (call, requires_leader, _) = self.stream(Method::Watch, request.metadata()).await?;
         let member = self.member.clone();
         let wake = Arc::new(Wake::default());
         let options = StreamOptions {
@@ -84,6 +90,8 @@ impl Watch for Api {
         let fragment_bytes = usize::try_from(member.config.max_request_bytes).unwrap_or(usize::MAX);
         Ok(Response::new(Answers {
             over: Box::pin(stream_over(member.clone(), requires_leader)),
+            metadata: request.metadata().clone(),
+            connection: self.connection.clone(),
             requests: Some(request.into_inner()),
             watchers,
             wake,
@@ -129,11 +137,44 @@ impl Answers {
             call.received();
         }
         match request.request_union {
-            Some(RequestUnion::CreateRequest(request)) => self.watchers.create(&request),
+            Some(RequestUnion::CreateRequest(request)) => match self.reason_not_permitted(&request) {
+                Some(reason) => self.watchers.refuse(reason),
+                None => self.watchers.create(&request),
+            },
             Some(RequestUnion::CancelRequest(request)) => self.watchers.cancel(request.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => self.watchers.request_progress(),
             None => tracing::info!("invalid watch request received in gRPC stream"),
         }
+    }
+
+    /// Why the client may not watch this. Who is watching already goes on when the right is taken away, as in etcd.
+    fn reason_not_permitted(&self, request: &WatchCreateRequest) -> Option<String> {
+        if request.start_revision < 0 {
+            // The hub has its own reason for that, and it comes first.
+            return None;
+        }
+        let credentials = Credentials {
+            metadata: &self.metadata,
+            connection: &self.connection,
+        };
+        let auth = &self.member.auth;
+        let asker = auth.asker_now(&credentials, self.member.uptime());
+        let key = if request.key.is_empty() {
+            b"\0"
+        } else {
+            &request.key[..]
+        };
+        let verdict = asker
+            .info()
+            .and_then(|info| Ok(auth.table.check_read(&info, key, &request.range_end)?));
+        let refusal = match verdict {
+            Ok(()) => return None,
+            Err(Error::Refused(
+                error @ (Refusal::InvalidAuthToken | Refusal::AuthOldRevision | Refusal::UserEmpty),
+            )) => error,
+            Err(_) => Refusal::PermissionDenied,
+        };
+        Some(format!("rpc error: code = {:?} desc = {refusal}", refusal.code()))
     }
 
     fn next_piece(&mut self) -> Option<WatchResponse> {

@@ -5,6 +5,8 @@ use http::{HeaderMap, Request, StatusCode};
 
 use super::{Answer, error};
 use crate::config::{Config, split_host_port};
+use crate::listener::Connection;
+use crate::member::Member;
 
 /// A refusal when the request came over plaintext for a host that is not on the whitelist.
 pub(super) fn refuse<B>(config: &Config, secure: bool, request: &Request<B>) -> Option<Answer> {
@@ -28,6 +30,15 @@ pub(super) fn refuse<B>(config: &Config, secure: bool, request: &Request<B>) -> 
          Rebinding\" attacks (CVE-2018-5702).\n"
     );
     Some(error(StatusCode::MISDIRECTED_REQUEST, &text))
+}
+
+/// A refusal for a connection whose certificate names a user while authentication is on: through the gateway that name does not count,
+/// and whoever relies on it must hear so.
+pub(super) fn refuse_named(member: &Member, from: &Connection) -> Option<Answer> {
+    let named = from.common_name.as_ref().is_some_and(|name| !name.is_empty());
+    let text = "CommonName of client sending a request against gateway will be ignored and not used as expected";
+    let refused = named && member.config.client_tls.client_cert_auth && member.auth.table.is_enabled();
+    refused.then(|| error(StatusCode::BAD_REQUEST, text))
 }
 
 /// Adds the CORS headers when the origin may call.

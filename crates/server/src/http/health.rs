@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use http::{Method, StatusCode};
-use proto::etcdserverpb::{AlarmType, RangeRequest};
+use proto::etcdserverpb::AlarmType;
 
 use super::{Answer, error, only_get, plain, query_values};
 use crate::member::Member;
@@ -55,18 +55,7 @@ const READYZ: &[Check] = &[
 
 /// Reads one key, as a client would.
 async fn read(member: &Member, serializable: bool) -> Result<(), String> {
-    let request = RangeRequest {
-        key: b"\0".as_slice().into(),
-        keys_only: true,
-        limit: 1,
-        serializable,
-        ..RangeRequest::default()
-    };
-    member
-        .range(&request)
-        .await
-        .map(drop)
-        .map_err(|error| error.to_string())
+    member.can_read(serializable).await.map_err(|error| error.to_string())
 }
 
 /// `GET /health`.

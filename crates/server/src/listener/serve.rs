@@ -17,6 +17,7 @@ use hyper_util::server::conn::auto;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::pings::Pings;
 use super::stream::{Counted, Raw, Stream, Traffic};
 use super::{Listener, Socket};
 use crate::tls::{self, HANDSHAKE_TIMEOUT, Tls};
@@ -44,7 +45,7 @@ pub struct Connection {
     pub remote: Option<SocketAddr>,
     /// Whether TLS is spoken.
     pub secure: bool,
-    /// The common name of a verified client certificate.
+    /// The common name of a verified client certificate, empty if it has none; `None` without a certificate.
     pub common_name: Option<String>,
 }
 
@@ -65,6 +66,8 @@ pub struct Http {
     pub keepalive_interval: Option<Duration>,
     /// How long a ping may stay unanswered.
     pub keepalive_timeout: Duration,
+    /// Time that a client leaves between two pings; `None` for any.
+    pub ping_interval_min: Option<Duration>,
     /// How long requests in flight may take after the stop signal.
     pub grace: Duration,
     /// Connections at a time.
@@ -77,6 +80,7 @@ impl Default for Http {
             concurrent_streams_max: u32::MAX,
             keepalive_interval: None,
             keepalive_timeout: Duration::from_secs(20),
+            ping_interval_min: None,
             grace: Duration::from_secs(5),
             connections_max: 1 << 20,
         }
@@ -163,6 +167,7 @@ async fn accept<F, S, B>(
     let service = Arc::new(service);
     let builder = Arc::new(builder);
     let mut connections = JoinSet::new();
+    let ping_interval_min = http.ping_interval_min;
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(permit) = permits.clone().acquire_owned().await else {
@@ -187,7 +192,8 @@ async fn accept<F, S, B>(
             let Some((stream, connection)) = secure(raw, remote, tls.as_deref()).await else {
                 return;
             };
-            let io = TokioIo::new(Counted { stream, traffic });
+            let pings = ping_interval_min.map(|interval| Box::new(Pings::new(interval)));
+            let io = TokioIo::new(Counted { stream, traffic, pings });
             let serving = builder.serve_connection(io, service(Arc::new(connection)));
             tokio::pin!(serving);
             let ended = tokio::select! {
@@ -263,7 +269,7 @@ async fn secure(raw: Raw, remote: Option<SocketAddr>, tls: Option<&Tls>) -> Opti
         rejected(&error);
         return None;
     }
-    let common_name = chain.first().and_then(tls::common_name);
+    let common_name = chain.first().map(|leaf| tls::common_name(leaf).unwrap_or_default());
     Some((
         Stream::Tls(Box::new(stream)),
         Connection {

@@ -5,10 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
+
+use super::pings::{self, Pings};
 
 /// Bytes read from and written to the connections of a listener, TLS taken off.
 #[derive(Debug, Default)]
@@ -38,6 +41,8 @@ pub(super) enum Stream {
 pub(super) struct Counted {
     pub stream: Stream,
     pub traffic: Arc<Traffic>,
+    /// Where clients may ping too often.
+    pub pings: Option<Box<Pings>>,
 }
 
 macro_rules! each {
@@ -84,11 +89,37 @@ impl AsyncRead for Counted {
         this.traffic
             .received
             .fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        if let Some(pings) = &mut this.pings
+            && buf.filled().len() > before
+            && pings.received(&buf.filled()[before..], Instant::now())
+        {
+            if pings.may_write_frame() {
+                // Best effort: a client that does not read does not learn why.
+                let goaway = pings::GOAWAY;
+                let _sent = each!(&mut this.stream, Stream::Plain | Stream::Tls, inner => Pin::new(inner).poll_write(cx, goaway));
+                let _sent =
+                    each!(&mut this.stream, Stream::Plain | Stream::Tls, inner => Pin::new(inner).poll_flush(cx));
+            }
+            return Poll::Ready(Err(io::Error::other(
+                "too many pings: the client's keepalive is shorter than --grpc-keepalive-min-time",
+            )));
+        }
         polled
     }
 }
 
 impl Counted {
+    fn count_vectored(&mut self, polled: &Poll<io::Result<usize>>, bufs: &[io::IoSlice<'_>]) {
+        if let (Some(pings), Poll::Ready(Ok(written))) = (&mut self.pings, polled) {
+            let mut left = *written;
+            for buf in bufs {
+                let part = left.min(buf.len());
+                pings.sent(&buf[..part]);
+                left -= part;
+            }
+        }
+    }
+
     fn count(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = polled {
             self.traffic.sent.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -101,6 +132,7 @@ impl AsyncWrite for Counted {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = each!(&mut this.stream, Stream::Plain | Stream::Tls, inner => Pin::new(inner).poll_write(cx, buf));
+        this.count_vectored(&polled, &[io::IoSlice::new(buf)]);
         this.count(polled)
     }
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -116,6 +148,7 @@ impl AsyncWrite for Counted {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = each!(&mut this.stream, Stream::Plain | Stream::Tls, inner => Pin::new(inner).poll_write_vectored(cx, bufs));
+        this.count_vectored(&polled, bufs);
         this.count(polled)
     }
     fn is_write_vectored(&self) -> bool {

@@ -15,9 +15,12 @@ use proto::etcdserverpb::{
 };
 use proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
 use replica::state_machine::Error as Refusal;
+use tonic::metadata::MetadataMap;
 
 use super::{Member, off_thread};
+use crate::auth::{Asker, Credentials};
 use crate::handle::Error;
+use crate::listener::Connection;
 use crate::peer::dial::Identity;
 use crate::peer::serve::Requests;
 
@@ -28,7 +31,8 @@ impl Member {
     ///
     /// # Errors
     /// `requested lease not found`, and those of waiting.
-    pub async fn lease_renew(&self, id: i64) -> Result<i64, Error> {
+    pub async fn lease_renew(&self, asker: &Asker, id: i64) -> Result<i64, Error> {
+        self.may_renew(asker, id)?;
         match self.handle.lease_renew(id).await {
             Err(Error::NotLeader) => {}
             answer => {
@@ -54,7 +58,27 @@ impl Member {
     ///
     /// # Errors
     /// `requested lease not found`, and those of waiting.
-    pub async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, Error> {
+    pub async fn lease_time_to_live(
+        &self,
+        asker: &Asker,
+        request: LeaseTimeToLiveRequest,
+    ) -> Result<LeaseTimeToLiveResponse, Error> {
+        let judged_at = if request.keys {
+            let revision = self.auth.table.revision();
+            self.may_see_keys(asker, request.id)?;
+            if self.auth.table.is_enabled() { revision } else { 0 }
+        } else {
+            0
+        };
+        let answer = self.lease_time_to_live_somewhere(request).await?;
+        self.check_auth_revision(judged_at)?;
+        Ok(answer)
+    }
+
+    async fn lease_time_to_live_somewhere(
+        &self,
+        request: LeaseTimeToLiveRequest,
+    ) -> Result<LeaseTimeToLiveResponse, Error> {
         if self.leader() == self.handle.member_id() {
             match self.lease_time_to_live_here(&request).await {
                 Err(Error::NotLeader) => {}
@@ -92,11 +116,12 @@ impl Member {
         })
     }
 
-    /// Promotes a learner, here or on the leader; all members afterwards.
+    /// Promotes a learner, here or on the leader; all members afterwards. The asker may do it, as this member sees it; `token` is what the
+    /// leader finds out by.
     ///
     /// # Errors
     /// Why the learner cannot be promoted, and those of waiting.
-    pub async fn promote(&self, id: u64) -> Result<Vec<PbMember>, Error> {
+    pub async fn promote(&self, id: u64, token: Option<String>) -> Result<Vec<PbMember>, Error> {
         match self.promote_here(id).await {
             Err(Error::NotLeader) => {}
             Ok(members) => {
@@ -108,7 +133,10 @@ impl Member {
                 return Err(error);
             }
         }
-        let ask = |identity: Identity, urls: Vec<String>| async move { identity.forward_promote(&urls, id).await };
+        let ask = |identity: Identity, urls: Vec<String>| {
+            let token = token.clone();
+            async move { identity.forward_promote(&urls, id, token.as_deref()).await }
+        };
         let ends = |error: &Error| {
             matches!(
                 error,
@@ -189,8 +217,19 @@ fn is_lease_refusal(error: &Error) -> bool {
 /// member.
 #[async_trait]
 impl Requests for Weak<Member> {
-    async fn promote(&self, id: u64) -> Result<Vec<PbMember>, Error> {
-        running(self)?.promote_here(id).await
+    async fn promote(&self, id: u64, token: Option<&str>) -> Result<Vec<PbMember>, Error> {
+        let member = running(self)?;
+        let mut metadata = MetadataMap::new();
+        if let Some(token) = token.and_then(|token| token.parse().ok()) {
+            metadata.insert("authorization", token);
+        }
+        let credentials = Credentials {
+            metadata: &metadata,
+            connection: &Connection::default(),
+        };
+        let asker = member.auth.asker(&credentials, &member.handle, member.uptime()).await;
+        member.auth.table.check_admin(&asker.info()?)?;
+        member.promote_here(id).await
     }
 
     async fn lease_renew(&self, request: LeaseKeepAliveRequest) -> Result<LeaseKeepAliveResponse, Error> {
@@ -224,9 +263,9 @@ impl Requests for Weak<Member> {
     }
 
     async fn downgrade_enabled(&self) -> Result<bool, Error> {
-        running(self)?.handle.linearizable().await?;
-        // A downgrade job cannot be started through this server, and one that other members started is shown by them.
-        Ok(false)
+        let member = running(self)?;
+        member.handle.linearizable().await?;
+        Ok(member.downgrade_info().enabled)
     }
 }
 

@@ -36,6 +36,11 @@ macro_rules! methods {
         #[allow(missing_docs)]
         pub enum Method { $($variant,)* }
 
+        impl Method {
+            /// All of them.
+            pub const ALL: &[Method] = &[$(Method::$variant,)*];
+        }
+
         /// Service, method and shape of each [`Method`], in the order of the variants.
         pub const METHODS: &[(&str, &str, Shape)] = &[$(($service, $method, Shape::$shape),)*];
     };
@@ -86,6 +91,13 @@ methods! {
     Watch "etcdserverpb.Watch" "Watch" Bidi,
     HealthCheck "grpc.health.v1.Health" "Check" Unary,
     HealthWatch "grpc.health.v1.Health" "Watch" ServerStream,
+    Campaign "v3electionpb.Election" "Campaign" Unary,
+    Leader "v3electionpb.Election" "Leader" Unary,
+    Observe "v3electionpb.Election" "Observe" ServerStream,
+    Proclaim "v3electionpb.Election" "Proclaim" Unary,
+    Resign "v3electionpb.Election" "Resign" Unary,
+    Lock "v3lockpb.Lock" "Lock" Unary,
+    Unlock "v3lockpb.Lock" "Unlock" Unary,
 }
 
 /// Names of the status codes, by number (google.golang.org/grpc/codes).
@@ -147,7 +159,12 @@ impl Calls {
     }
 
     pub(super) fn write(&self, text: &mut Text) {
-        let all = || METHODS.iter().zip(&self.methods);
+        // etcd registers Lock and Election too late for them to be there from the start.
+        let late = |service: &str| service.starts_with("v3");
+        let all = || {
+            let methods = METHODS.iter().zip(&self.methods);
+            methods.filter(move |((service, ..), calls)| !late(service) || calls.started.get() > 0)
+        };
         let mut plain = |name, help, of: fn(&MethodCalls) -> &Counter| {
             let mut family = text.family(name, Kind::Counter, help);
             for ((service, method, shape), calls) in all() {

@@ -82,14 +82,15 @@ impl Identity {
         })
     }
 
-    /// Has the leader promote a learner.
+    /// Has the leader promote a learner, on behalf of a token's holder.
     ///
     /// # Errors
     /// What the leader answered.
-    pub async fn forward_promote(&self, urls: &[String], id: u64) -> Result<Vec<Member>, Error> {
+    pub async fn forward_promote(&self, urls: &[String], id: u64, token: Option<&str>) -> Result<Vec<Member>, Error> {
         let path = format!("/members/promote/{id}");
+        let headers: Vec<_> = token.map(|token| ("authorization", token)).into_iter().collect();
         let (status, body) = self
-            .first(urls, Method::POST, &path, &[], Bytes::new())
+            .first(urls, Method::POST, &path, &headers, Bytes::new())
             .await
             .map_err(failed)?;
         let text = String::from_utf8_lossy(&body);

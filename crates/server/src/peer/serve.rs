@@ -33,8 +33,8 @@ const MESSAGE_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// What peers ask of this member besides raft.
 #[async_trait]
 pub trait Requests: Send + Sync + 'static {
-    /// Promotes a learner (this member leads), and returns the members.
-    async fn promote(&self, id: u64) -> Result<Vec<Member>, Error>;
+    /// Promotes a learner (this member leads) on behalf of a token's holder, and returns the members.
+    async fn promote(&self, id: u64, token: Option<&str>) -> Result<Vec<Member>, Error>;
     /// Renews a lease (this member leads).
     async fn lease_renew(&self, request: LeaseKeepAliveRequest) -> Result<LeaseKeepAliveResponse, Error>;
     /// Looks a lease up (this member leads).
@@ -96,7 +96,11 @@ impl Transport {
             }
             _ if path.starts_with("/members/promote/") => {
                 wants(Method::POST)?;
-                return self.promote(&path["/members/promote/".len()..]).await;
+                let token = request.headers().get(http::header::AUTHORIZATION);
+                let token = token
+                    .and_then(|token| token.to_str().ok())
+                    .filter(|token| !token.is_empty());
+                return self.promote(&path["/members/promote/".len()..], token).await;
             }
             _ if path.starts_with("/raft/stream/") => wants(Method::GET)?,
             _ => return Err(Refused(StatusCode::NOT_FOUND, "404 page not found".into())),
@@ -224,11 +228,11 @@ impl Transport {
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
-    async fn promote(&self, id: &str) -> Result<Answer, Refused> {
+    async fn promote(&self, id: &str, token: Option<&str>) -> Result<Answer, Refused> {
         let id: u64 = id
             .parse()
             .map_err(|_| Refused(StatusCode::NOT_FOUND, format!("member {id} not found in cluster")))?;
-        match self.requests()?.promote(id).await {
+        match self.requests()?.promote(id, token).await {
             Ok(members) => Ok(json(members_json(&members))),
             Err(Error::MemberNotFound) => Err(Refused(StatusCode::NOT_FOUND, "membership: ID not found".into())),
             Err(Error::MemberNotLearner) => Err(Refused(

@@ -27,7 +27,7 @@ struct NoRequests;
 
 #[async_trait::async_trait]
 impl Requests for NoRequests {
-    async fn promote(&self, _: u64) -> Result<Vec<Member>, handle::Error> {
+    async fn promote(&self, _: u64, _: Option<&str>) -> Result<Vec<Member>, handle::Error> {
         Err(handle::Error::LearnerNotReady)
     }
     async fn lease_renew(
@@ -258,7 +258,7 @@ async fn requests_to_the_leader_come_back_with_their_meaning() {
     let (a, b) = pair().await;
     let (identity, urls) = (b.transport.identity(), [a.url.clone()]);
     assert_eq!(
-        identity.forward_promote(&urls, 5).await,
+        identity.forward_promote(&urls, 5, None).await,
         Err(handle::Error::LearnerNotReady)
     );
     let renew = |id| proto::etcdserverpb::LeaseKeepAliveRequest { id };

@@ -75,6 +75,9 @@ fn translate(config: &Config) -> Result<replica::Config, String> {
         retry_interval: config.request_timeout(),
         ..state.lease
     };
+    if config.auth_token_ttl > 0 {
+        state.token_ttl = Duration::from_secs(config.auth_token_ttl);
+    }
     state.quota = Quota::from_config(config.quota_backend_bytes);
     state.learners_max = usize::try_from(config.max_learners).unwrap_or(0);
     if let Some(limit) = usize::try_from(config.backend_batch_limit)

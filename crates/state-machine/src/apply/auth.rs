@@ -65,6 +65,21 @@ pub(super) fn bad_entry(request: &Request) -> Option<BadEntry> {
     is_plain.then_some(BadEntry::PlainPassword)
 }
 
+/// Whether a request is about users, roles and tokens; all others must not wait for their lock.
+fn is_about_auth(request: &Request) -> bool {
+    !matches!(
+        request,
+        Request::Put(_)
+            | Request::Range(_)
+            | Request::DeleteRange(_)
+            | Request::Txn(_)
+            | Request::Compaction(_)
+            | Request::LeaseGrant(_)
+            | Request::LeaseRevoke(_)
+            | Request::LeaseCheckpoint(_)
+    )
+}
+
 impl<D: Disk> StateMachine<D> {
     /// Requests about users, roles and tokens; `None` for all others.
     pub(super) fn execute_auth(
@@ -74,6 +89,9 @@ impl<D: Disk> StateMachine<D> {
         now: Uptime,
         actions: &mut Vec<Action>,
     ) -> Option<Result<Response, Error>> {
+        if !is_about_auth(request) {
+            return None;
+        }
         let applied = self.applied().index;
         let header = || Some(self.header(term));
         let auth = self.auth.clone();

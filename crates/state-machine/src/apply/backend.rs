@@ -49,13 +49,6 @@ impl<D: Disk> StateMachine<D> {
         if let Some(refusal) = self.refusal(&asker, &request) {
             return Ok(Err(refusal));
         }
-        let enables = matches!(request, Request::AuthEnable(_)) && self.auth.read().check_enable().is_ok();
-        if enables && !self.config.auth_enforced {
-            return Err(Fatal::Entry {
-                index: entry.index,
-                reason: BadEntry::AuthNotEnforced,
-            });
-        }
         if let Some(answer) = self.execute_auth(&request, entry.term, now, actions) {
             return Ok(answer);
         }

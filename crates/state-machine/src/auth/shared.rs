@@ -1,6 +1,7 @@
 //! The users and roles as several threads share them: entries change them, requests are judged by them.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use super::{AuthInfo, AuthTable};
 use crate::error::Error;
@@ -16,9 +17,9 @@ pub struct Auth {
 }
 
 impl Auth {
-    pub(crate) fn new(leases: Leases) -> Auth {
+    pub(crate) fn new(leases: Leases, token_ttl: Duration) -> Auth {
         Auth {
-            table: Arc::default(),
+            table: Arc::new(RwLock::new(AuthTable::new(token_ttl))),
             leases,
         }
     }

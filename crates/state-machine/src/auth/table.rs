@@ -17,7 +17,7 @@ use crate::schema::{self, Bucket};
 pub(crate) type Writes<'a> = &'a mut dyn FnMut(Bucket, Bytes, Option<Bytes>);
 
 /// How long a simple token lives without being used, as in etcd.
-pub const SIMPLE_TOKEN_TTL: Duration = Duration::from_secs(300);
+pub const TOKEN_TTL: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone)]
 struct Token {
@@ -26,7 +26,7 @@ struct Token {
 }
 
 /// See [`crate::auth`].
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct AuthTable {
     pub(super) enabled: bool,
     revision: u64,
@@ -34,9 +34,29 @@ pub struct AuthTable {
     pub(super) roles: BTreeMap<String, Role>,
     permissions: BTreeMap<String, Permissions>,
     tokens: BTreeMap<String, Token>,
+    token_ttl: Duration,
+}
+
+impl Default for AuthTable {
+    fn default() -> AuthTable {
+        AuthTable::new(TOKEN_TTL)
+    }
 }
 
 impl AuthTable {
+    /// An empty table, whose tokens live for so long without being used.
+    pub fn new(token_ttl: Duration) -> AuthTable {
+        AuthTable {
+            enabled: false,
+            revision: 0,
+            users: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            permissions: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            token_ttl,
+        }
+    }
+
     /// Replaces all by what a database holds. Tokens stay while authentication is on.
     ///
     /// # Errors
@@ -71,6 +91,7 @@ impl AuthTable {
             roles,
             permissions: BTreeMap::new(),
             tokens,
+            token_ttl: self.token_ttl,
         };
         self.merge_permissions();
         Ok(())
@@ -181,7 +202,7 @@ impl AuthTable {
         }
         self.tokens.retain(|_, token| token.expiry > now);
         let token = format!("{token_prefix}.{index}");
-        let expiry = now.saturating_add(SIMPLE_TOKEN_TTL);
+        let expiry = now.saturating_add(self.token_ttl);
         self.tokens.insert(
             token.clone(),
             Token {
@@ -195,7 +216,7 @@ impl AuthTable {
     /// Who holds a simple token; using it makes it live on. `None` when it is unknown or has expired.
     pub fn token_holder(&mut self, token: &str, now: Uptime) -> Option<AuthInfo> {
         let held = self.tokens.get_mut(token).filter(|held| held.expiry > now)?;
-        held.expiry = now.saturating_add(SIMPLE_TOKEN_TTL);
+        held.expiry = now.saturating_add(self.token_ttl);
         Some(AuthInfo {
             username: held.username.clone(),
             revision: self.revision,

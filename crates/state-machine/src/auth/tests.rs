@@ -12,7 +12,7 @@ use proto::etcdserverpb::{
     AuthUserRevokeRoleRequest, Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 
-use super::table::SIMPLE_TOKEN_TTL;
+use super::table::TOKEN_TTL;
 use super::*;
 use crate::error::Error;
 use crate::lease::{LeaseConfig, Lessor};
@@ -334,7 +334,7 @@ fn simple_tokens_live_while_they_are_used() {
     let token = bench.table.authenticate("u", "prefix", 7, at(0)).unwrap();
     assert_eq!(token, "prefix.7");
     let info = bench.info("u");
-    let last = SIMPLE_TOKEN_TTL.as_secs() - 1;
+    let last = TOKEN_TTL.as_secs() - 1;
     assert_eq!(bench.table.token_holder(&token, at(last)), Some(info.clone()));
     assert_eq!(bench.table.token_holder(&token, at(2 * last)), Some(info));
     assert_eq!(bench.table.token_holder(&token, at(4 * last)), None);

@@ -104,9 +104,6 @@ impl Tables {
             users: all(Bucket::AuthUsers)?,
             roles: all(Bucket::AuthRoles)?,
         };
-        if auth.enabled && !config.auth_enforced {
-            return Err(OpenError::AuthEnabled);
-        }
         Ok(Tables {
             position,
             conf_state,

@@ -211,10 +211,7 @@ fn beyond_the_quota_a_write_is_done_and_yet_refused() {
 
 #[test]
 fn rights_are_judged_when_an_entry_is_applied() {
-    let mut bench = Bench::with(Config {
-        auth_enforced: true,
-        ..Config::default()
-    });
+    let mut bench = Bench::new();
     let user = |name: &str| pb::AuthUserAddRequest {
         name: name.into(),
         ..Default::default()
@@ -295,36 +292,6 @@ fn rights_are_judged_when_an_entry_is_applied() {
         Error::PermissionDenied
     );
     assert_eq!(bench.machine.auth().token_holder(&answer.token, Duration::ZERO), None);
-    // Where nobody would check who asks, such data is not opened, and not made.
-    bench.config.auth_enforced = false;
-    let Bench {
-        dir, config, machine, ..
-    } = bench;
-    drop(machine);
-    assert_eq!(open(dir.path(), &config).unwrap_err(), OpenError::AuthEnabled);
-    let mut bench = Bench::new();
-    assert_eq!(bench.refused(enable.clone()), Error::RootUserNotExist);
-    bench.ok(InternalRaftRequest {
-        auth_user_add: Some(user("root")),
-        ..Default::default()
-    });
-    bench.ok(InternalRaftRequest {
-        auth_user_grant_role: Some(role),
-        ..Default::default()
-    });
-    let request = InternalRaftRequest { id: 1, ..enable };
-    let entry = bench.entry(EntryType::EntryNormal, request.encode_to_vec());
-    let error = bench.machine.apply(&entry, Duration::ZERO).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Fatal::Entry {
-                reason: BadEntry::AuthNotEnforced,
-                ..
-            }
-        ),
-        "{error}"
-    );
     // Passwords in clear text cannot be hashed alike everywhere.
     let plain = pb::AuthUserAddRequest {
         password: "p".into(),
