@@ -56,7 +56,7 @@ impl Cluster {
         let of_cluster = ListParams::default().labels(&format!("{CLUSTER}={}", wanted.name));
         let (claims_api, pods_api): (Api<PersistentVolumeClaim>, Api<Pod>) = (self.api(), self.api());
         let (claims, pods) = tokio::try_join!(claims_api.list(&of_cluster), pods_api.list(&of_cluster))?;
-        let claims: BTreeMap<String, PersistentVolumeClaim> =
+        let mut claims: BTreeMap<String, PersistentVolumeClaim> =
             claims.into_iter().map(|claim| (claim.name_any(), claim)).collect();
         let pods: BTreeMap<String, Pod> = pods
             .into_iter()
@@ -65,6 +65,14 @@ impl Cluster {
             })
             .map(|pod| (pod.name_any(), pod))
             .collect();
+        // Labels are for people. A volume that has lost them is not a volume that is gone.
+        let known = self.record.iter().flat_map(|record| record.volumes.keys().cloned());
+        let unlabelled: Vec<String> = known.filter(|name| !claims.contains_key(name)).collect();
+        for name in unlabelled {
+            if let Some(claim) = claims_api.get_opt(&name).await? {
+                claims.insert(name, claim);
+            }
+        }
         self.take_in(wanted, &claims);
         self.known_volumes = claims.keys().cloned().collect();
 

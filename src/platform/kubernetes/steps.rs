@@ -224,14 +224,11 @@ impl Cluster {
         ] {
             annotations.insert(key.to_owned(), id.clone().unwrap_or_default());
         }
-        let labels = note
-            .retired
-            .map(|_| BTreeMap::from([(RETIRED.to_owned(), "true".to_owned())]));
-        let body = json!({ "metadata": {
-            "uid": claim.uid(),
-            "annotations": annotations,
-            "labels": labels,
-        }});
+        let mut metadata = json!({ "uid": claim.uid(), "annotations": annotations });
+        if note.retired.is_some() {
+            metadata["labels"] = json!({ RETIRED: "true" });
+        }
+        let body = json!({ "metadata": metadata });
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
