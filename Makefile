@@ -3,7 +3,7 @@
 TOOLS ?= target/e2e-tools
 E2E = QUORATE_ETCD_BIN_DIR=$(abspath $(TOOLS)/bin) target/release/e2e
 
-.PHONY: help tools release e2e-local chaos bench
+.PHONY: help tools release e2e-local chaos bench conformance
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -26,3 +26,8 @@ chaos: release ## 50 kills, 10 stalls, 10 blackouts under load
 
 bench: release tools ## real etcd and ours in turn
 	$(E2E) bench
+
+conformance: release tools ## etcd's own suite on our server, with its etcdctl and with ours
+	e2e/tools/build.sh $(TOOLS) suite
+	$(E2E) conformance --ctl upstream
+	$(E2E) conformance --ctl ours

@@ -5,7 +5,7 @@ use quorate::cli::{Cli, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // The programs that the local platform runs as children have command lines of their own: etcd's and etcdutl's.
+    // The programs that the local platform runs as children have command lines of their own: etcd's, etcdctl's and etcdutl's.
     #[cfg(feature = "local")]
     {
         let arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
                 return server::run_server(&texts);
             }
             Some("etcdutl") => return ctl::etcdutl(arguments),
+            Some("etcdctl") => return ctl::etcdctl(arguments),
             _ => {}
         }
     }

@@ -5,6 +5,7 @@
 mod access;
 mod bench;
 mod chaos;
+mod conformance;
 mod etcdctl;
 mod exchange;
 mod history;
@@ -58,6 +59,8 @@ enum Suite {
     },
     /// Upstream benchmark on real etcd and ours, alternating.
     Bench(bench::Options),
+    /// etcd's own tests/common, whole or a selection, on our server.
+    Conformance(conformance::Options),
     /// A selection of all suites that takes about so long.
     All {
         /// After this no further suite is begun.
@@ -120,6 +123,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
             repair::suite(&programs, parts).await
         }
         Suite::Bench(options) => bench::suite(&programs, &options).await,
+        Suite::Conformance(options) => conformance::suite(&programs, &options).await,
         Suite::All { seconds } => all(&programs, seconds).await,
     }
 }

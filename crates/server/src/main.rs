@@ -1,19 +1,29 @@
-//! The member binary. Called as `etcd` or `quorate-server` it is the server; called as `etcdutl`, or with `etcdutl` as its first
-//! argument, it is that tool.
+//! The member binary. Called as `etcd` or `quorate-server` it is the server; called as `etcdctl` or `etcdutl`, or with such a name as
+//! its first argument, it is that tool.
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+/// What the binary can be besides the server.
+type Tool = fn(Vec<OsString>) -> ExitCode;
+
+fn tool(name: &OsString) -> Option<Tool> {
+    match Path::new(name).file_name()?.to_str()? {
+        "etcdctl" => Some(ctl::etcdctl),
+        "etcdutl" => Some(ctl::etcdutl),
+        _ => None,
+    }
+}
+
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
-    let is_etcdutl = |argument: &OsString| Path::new(argument).file_name().is_some_and(|name| name == "etcdutl");
-    if arguments.first().is_some_and(is_etcdutl) {
-        return ctl::etcdutl(arguments);
+    if let Some(tool) = arguments.first().and_then(tool) {
+        return tool(arguments);
     }
-    if arguments.get(1).is_some_and(|argument| argument == "etcdutl") {
+    if let Some(tool) = arguments.get(1).and_then(tool) {
         arguments.remove(0);
-        return ctl::etcdutl(arguments);
+        return tool(arguments);
     }
     let texts: Vec<String> = arguments
         .iter()

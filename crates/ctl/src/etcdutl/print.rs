@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use super::{BAD_FEATURE, Exit};
 use crate::database::HashKv;
+use crate::gotext::human_bytes;
 use crate::snapshot::Status;
+use crate::table::Table;
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +34,7 @@ impl Format {
             "protobuf" => Format::Protobuf,
             "simple" => Format::Simple,
             "table" => Format::Table,
-            _ => {
-                return Err(Exit {
-                    code: BAD_FEATURE,
-                    error: anyhow::anyhow!("unsupported output format"),
-                });
-            }
+            _ => return Err(Exit::new(BAD_FEATURE, "unsupported output format")),
         })
     }
 
@@ -62,13 +59,15 @@ impl Format {
                 let cells: Vec<&str> = columns.iter().map(|column| column.cell.as_str()).collect();
                 format!("{}\n", cells.join(", "))
             }
-            Format::Table => table(columns),
+            Format::Table => Table {
+                titles: columns.iter().map(|column| column.title).collect(),
+                rows: vec![columns.iter().map(|column| column.cell.clone()).collect()],
+            }
+            .to_string(),
             Format::Protobuf => {
-                let error = anyhow::anyhow!("marshal unsupported for type {kind}");
-                return Err(Exit {
-                    code: BAD_FEATURE,
-                    error,
-                });
+                let raw: Vec<&str> = columns.iter().map(|column| column.raw.as_str()).collect();
+                let text = format!("marshal unsupported for type {kind} ({{{}}})", raw.join(" "));
+                return Err(Exit::new(BAD_FEATURE, text));
             }
         })
     }
@@ -81,27 +80,18 @@ fn status_columns(status: &Status) -> Vec<Column> {
         field,
         raw,
     };
+    let plain = |title, field, value: String| column(title, value.clone(), field, value);
     vec![
-        column("HASH", format!("{:x}", status.hash), "Hash", status.hash.to_string()),
+        column("hash", format!("{:x}", status.hash), "Hash", status.hash.to_string()),
+        plain("revision", "Revision", status.revision.to_string()),
+        plain("total keys", "Keys", status.total_key.to_string()),
         column(
-            "REVISION",
-            status.revision.to_string(),
-            "Revision",
-            status.revision.to_string(),
-        ),
-        column(
-            "TOTAL KEYS",
-            status.total_key.to_string(),
-            "Keys",
-            status.total_key.to_string(),
-        ),
-        column(
-            "TOTAL SIZE",
+            "total size",
             human_bytes(status.total_size),
             "Size",
             status.total_size.to_string(),
         ),
-        column("VERSION", status.version.clone(), "Version", status.version.clone()),
+        plain("version", "Version", status.version.clone()),
     ]
 }
 
@@ -113,49 +103,14 @@ fn hash_columns(hash: &HashKv) -> Vec<Column> {
         raw: value,
     };
     vec![
-        column("HASH", "Hash", hash.hash.to_string()),
-        column("HASH REVISION", "Hash revision", hash.hash_revision.to_string()),
+        column("hash", "Hash", hash.hash.to_string()),
+        column("hash revision", "Hash revision", hash.hash_revision.to_string()),
         column(
-            "COMPACT REVISION",
+            "compact revision",
             "Compact revision",
             hash.compact_revision.to_string(),
         ),
     ]
-}
-
-/// One row under its titles: titles centred, cells right-aligned.
-fn table(columns: &[Column]) -> String {
-    let width = |column: &Column| column.title.chars().count().max(column.cell.chars().count());
-    let bar = |left: &str, middle: &str, right: &str| {
-        let bars: Vec<String> = columns.iter().map(|column| "─".repeat(width(column) + 2)).collect();
-        format!("{left}{}{right}\n", bars.join(middle))
-    };
-    let row = |cell: &dyn Fn(&Column) -> String| {
-        let cells: Vec<String> = columns.iter().map(|column| format!(" {} ", cell(column))).collect();
-        format!("│{}│\n", cells.join("│"))
-    };
-    let titles = row(&|column| format!("{:^width$}", column.title, width = width(column)));
-    let values = row(&|column| format!("{:>width$}", column.cell, width = width(column)));
-    [
-        bar("┌", "┬", "┐"),
-        titles,
-        bar("├", "┼", "┤"),
-        values,
-        bar("└", "┴", "┘"),
-    ]
-    .concat()
-}
-
-/// Bytes in powers of ten with at most one decimal, as the Go package humanize has it.
-fn human_bytes(bytes: u64) -> String {
-    if bytes < 10 {
-        return format!("{bytes} B");
-    }
-    let units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
-    let power = (bytes.ilog10() / 3) as usize;
-    let value = (bytes as f64 / 1000f64.powi(power as i32) * 10.0 + 0.5).floor() / 10.0;
-    let decimals = usize::from(value < 10.0);
-    format!("{value:.decimals$} {}", units[power])
 }
 
 #[cfg(test)]
@@ -197,23 +152,5 @@ mod tests {
         assert_eq!(show(Format::Table), table);
         assert!(Format::parse("yaml").is_err());
         assert!(Format::Protobuf.render(&status(), "", &[]).is_err());
-    }
-
-    #[test]
-    fn sizes_are_rounded_as_go_does() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (9, "9 B"),
-            (10, "10 B"),
-            (999, "999 B"),
-            (1000, "1.0 kB"),
-            (1049, "1.0 kB"),
-            (1050, "1.1 kB"),
-            (20480, "20 kB"),
-            (82_854_982, "83 MB"),
-            (2_147_483_648, "2.1 GB"),
-        ] {
-            assert_eq!(human_bytes(bytes), text);
-        }
     }
 }
