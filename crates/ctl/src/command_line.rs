@@ -192,8 +192,13 @@ pub(crate) enum Request {
     Run(Call),
     /// Print this to stdout; nothing else is asked for.
     Help(String),
-    /// Print this to stderr; the exit code is 1.
-    Bad(String),
+    /// There is no help about what was asked for: print this to stderr; nothing has failed.
+    NoHelp(String),
+    /// Print these to stderr, the reason behind `Error: `; the exit code is 1.
+    Bad {
+        why: String,
+        hint: String,
+    },
 }
 
 impl Call {
@@ -413,9 +418,13 @@ pub(crate) fn parse(program: &'static Program, line: Vec<Vec<u8>>) -> Request {
     {
         let why = found.unknown(&word);
         let program = found.path();
-        return Request::Bad(format!("Error: {why}\nRun '{program} --help' for usage.\n"));
+        let hint = format!("Run '{program} --help' for usage.\n");
+        return Request::Bad { why, hint };
     }
-    let bad = |why: String| Request::Bad(format!("Error: {why}\n{}\n", found.usage()));
+    let bad = |why: String| {
+        let hint = format!("{}\n", found.usage());
+        Request::Bad { why, hint }
+    };
     let (mut values, arguments) = match read_flags(&found, rest) {
         Ok(read) => read,
         Err(why) => return bad(why),
@@ -473,7 +482,7 @@ fn help_about(program: &'static Program, words: Vec<Vec<u8>>) -> Request {
     let (found, rest) = Found::find(program, words);
     if found.chain.len() == 1 && !rest.is_empty() {
         let usage = found.usage();
-        return Request::Help(format!("Unknown help topic [{}]\n{usage}", topics.join(" ")));
+        return Request::NoHelp(format!("Unknown help topic [{}]\n{usage}", topics.join(" ")));
     }
     Request::Help(found.help())
 }

@@ -81,8 +81,12 @@ pub fn etcdctl(args: Vec<OsString>) -> ExitCode {
             print::write_out(text.as_bytes());
             return ExitCode::SUCCESS;
         }
-        Request::Bad(text) => {
+        Request::NoHelp(text) => {
             eprint!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Request::Bad { why, hint } => {
+            eprint!("Error: {why}\n{hint}");
             return ExitCode::FAILURE;
         }
     };

@@ -53,8 +53,13 @@ pub fn etcdutl(args: Vec<OsString>) -> ExitCode {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
-        Request::Bad(text) => {
+        Request::NoHelp(text) => {
             eprint!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Request::Bad { why, hint } => {
+            // Upstream says it twice, too.
+            eprint!("Error: {why}\n{hint}Error: {why}\n");
             return ExitCode::FAILURE;
         }
     };

@@ -127,7 +127,7 @@ fn table(mut flags: Vec<(&Flag, String)>) -> String {
     let mut out = String::new();
     for (head, (flag, help)) in heads.iter().zip(&flags) {
         let default = match (flag.kind, flag.default) {
-            (_, "" | "false" | "0") => String::new(),
+            (_, "") | (Kind::Bool, "false") | (Kind::Int | Kind::Uint, "0") => String::new(),
             (Kind::Text, default) => format!(" (default \"{default}\")"),
             (Kind::Texts, default) => format!(" (default [{default}])"),
             (_, default) => format!(" (default {default})"),

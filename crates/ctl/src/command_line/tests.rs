@@ -48,7 +48,7 @@ fn call(line: &str) -> Call {
 
 fn bad(line: &str) -> String {
     match request(line) {
-        Request::Bad(text) => text.lines().next().unwrap_or_default().to_owned(),
+        Request::Bad { why, .. } => why,
         other => panic!("{line}: {other:?}"),
     }
 }
@@ -74,30 +74,33 @@ fn commands_may_be_shortened_while_unambiguous() {
 #[test]
 fn what_is_wrong_is_said_as_cobra_says_it() {
     for (line, text) in [
-        ("frob", "Error: unknown command \"frob\" for \"prog\""),
-        ("get --foo", "Error: unknown flag: --foo"),
-        ("get -x", "Error: unknown shorthand flag: 'x' in -x"),
-        ("get --limit", "Error: flag needs an argument: --limit"),
-        ("get -w", "Error: flag needs an argument: 'w' in -w"),
+        ("frob", "unknown command \"frob\" for \"prog\""),
+        ("get --foo", "unknown flag: --foo"),
+        ("get -x", "unknown shorthand flag: 'x' in -x"),
+        ("get --limit", "flag needs an argument: --limit"),
+        ("get -w", "flag needs an argument: 'w' in -w"),
         (
             "get --limit a",
-            "Error: invalid argument \"a\" for \"--limit\" flag: strconv.ParseInt: parsing \"a\": invalid syntax",
+            "invalid argument \"a\" for \"--limit\" flag: strconv.ParseInt: parsing \"a\": invalid syntax",
         ),
         (
             "get -i=x",
-            "Error: invalid argument \"x\" for \"-i, --interactive\" flag: strconv.ParseBool: parsing \"x\": invalid syntax",
+            "invalid argument \"x\" for \"-i, --interactive\" flag: strconv.ParseBool: parsing \"x\": invalid syntax",
         ),
-        ("hash", "Error: accepts 1 arg(s), received 0"),
-        ("hash f", "Error: required flag(s) \"data-dir\" not set"),
+        ("hash", "accepts 1 arg(s), received 0"),
+        ("hash f", "required flag(s) \"data-dir\" not set"),
     ] {
         assert_eq!(bad(line), text, "{line}");
     }
-    let Request::Bad(text) = request("gte") else {
+    let Request::Bad { why, hint } = request("gte") else {
         panic!("a command")
     };
     assert_eq!(
-        text,
-        "Error: unknown command \"gte\" for \"prog\"\n\nDid you mean this?\n\tget\n\nRun 'prog --help' for usage.\n"
+        (why.as_str(), hint.as_str()),
+        (
+            "unknown command \"gte\" for \"prog\"\n\nDid you mean this?\n\tget\n",
+            "Run 'prog --help' for usage.\n"
+        )
     );
 }
 

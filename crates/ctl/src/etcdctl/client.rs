@@ -210,10 +210,14 @@ impl Client {
                 return Ok((index, connection));
             }
             first = (first + 1) % count;
-            tokio::time::sleep(REDIAL_WAIT).await;
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let again = Instant::now() + REDIAL_WAIT;
+            if let Some(deadline) = deadline
+                && deadline <= again
+            {
+                tokio::time::sleep_until(deadline.into()).await;
                 return Err(why);
             }
+            tokio::time::sleep_until(again.into()).await;
         }
     }
 

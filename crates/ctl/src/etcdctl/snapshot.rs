@@ -22,8 +22,14 @@ use crate::gotext;
 /// Bytes of a checksum behind a database, which is a multiple of 512 bytes long.
 const CHECKSUM: u64 = 32;
 
-fn info(message: &str, fields: &[(&'static str, Json)]) {
-    log::log("info", None, concat!("etcdctl/snapshot.rs:", line!()), message, fields);
+fn info(logger: Option<&str>, message: &str, fields: &[(&'static str, Json)]) {
+    log::log(
+        "info",
+        logger,
+        concat!("etcdctl/snapshot.rs:", line!()),
+        message,
+        fields,
+    );
 }
 
 /// Removes the unfinished file, however saving ends.
@@ -76,6 +82,7 @@ pub(super) async fn save(run: &mut Session) -> Result<(), Exit> {
         failed(format!("could not open {0} (open {0}: {why})", part.0.display()))
     })?;
     info(
+        None,
         "created temporary db file",
         &[("path", Json::text(part.0.display().to_string()))],
     );
@@ -87,8 +94,8 @@ pub(super) async fn save(run: &mut Session) -> Result<(), Exit> {
         .answers::<_, pb::SnapshotResponse>(method, &request, deadline)
         .await
         .map_err(broken)?;
-    info("opened snapshot stream; downloading", &[]);
-    info("fetching snapshot", &[("endpoint", Json::text(endpoint.clone()))]);
+    info(Some("client"), "opened snapshot stream; downloading", &[]);
+    info(None, "fetching snapshot", &[("endpoint", Json::text(endpoint.clone()))]);
     let (mut size, mut version) = (0u64, String::new());
     while let Some(piece) = pieces.next().await.map_err(broken)? {
         if !piece.version.is_empty() {
@@ -98,7 +105,7 @@ pub(super) async fn save(run: &mut Session) -> Result<(), Exit> {
         let written = file.write_all(&piece.blob);
         written.map_err(|error| failed(format!("could not write snapshot: write {}: {error}", part.0.display())))?;
     }
-    info("completed snapshot read; closing", &[]);
+    info(Some("client"), "completed snapshot read; closing", &[]);
     if size % 512 != CHECKSUM {
         return Err(failed(format!("sha256 checksum not found [bytes: {size}]")));
     }
@@ -106,6 +113,7 @@ pub(super) async fn save(run: &mut Session) -> Result<(), Exit> {
         .map_err(|error| failed(format!("could not fsync snapshot: {error}")))?;
     drop(file);
     info(
+        None,
         "fetched snapshot",
         &[
             ("endpoint", Json::text(endpoint)),
@@ -116,7 +124,7 @@ pub(super) async fn save(run: &mut Session) -> Result<(), Exit> {
     );
     let (from, to) = (part.0.display().to_string(), path.display().to_string());
     std::fs::rename(&part.0, &path).map_err(|error| failed(format!("could not rename {from} to {to} ({error})")))?;
-    info("saved", &[("path", Json::text(to.clone()))]);
+    info(None, "saved", &[("path", Json::text(to.clone()))]);
     let mut out = format!("Snapshot saved at {to}\n");
     if !version.is_empty() {
         out.push_str(&format!("Server version {version}\n"));

@@ -39,16 +39,16 @@ impl Format {
     }
 
     pub fn status(self, status: &Status) -> Result<(), Exit> {
-        print!("{}", self.render(status, "snapshot.Status", &status_columns(status))?);
+        print!("{}", self.render(status, &status_columns(status))?);
         Ok(())
     }
 
     pub fn hash_kv(self, hash: &HashKv) -> Result<(), Exit> {
-        print!("{}", self.render(hash, "etcdutl.HashKV", &hash_columns(hash))?);
+        print!("{}", self.render(hash, &hash_columns(hash))?);
         Ok(())
     }
 
-    fn render(self, value: &impl Serialize, kind: &str, columns: &[Column]) -> Result<String, Exit> {
+    fn render(self, value: &impl Serialize, columns: &[Column]) -> Result<String, Exit> {
         Ok(match self {
             Format::Fields => columns
                 .iter()
@@ -64,11 +64,7 @@ impl Format {
                 rows: vec![columns.iter().map(|column| column.cell.clone()).collect()],
             }
             .to_string(),
-            Format::Protobuf => {
-                let raw: Vec<&str> = columns.iter().map(|column| column.raw.as_str()).collect();
-                let text = format!("marshal unsupported for type {kind} ({{{}}})", raw.join(" "));
-                return Err(Exit::new(BAD_FEATURE, text));
-            }
+            Format::Protobuf => return Err(Exit::new(BAD_FEATURE, "protobuf not supported as output format")),
         })
     }
 }
@@ -128,7 +124,7 @@ mod tests {
     }
 
     fn show(format: Format) -> String {
-        let Ok(text) = format.render(&status(), "", &status_columns(&status())) else {
+        let Ok(text) = format.render(&status(), &status_columns(&status())) else {
             panic!("not printed")
         };
         text
@@ -151,6 +147,6 @@ mod tests {
 ";
         assert_eq!(show(Format::Table), table);
         assert!(Format::parse("yaml").is_err());
-        assert!(Format::Protobuf.render(&status(), "", &[]).is_err());
+        assert!(Format::Protobuf.render(&status(), &[]).is_err());
     }
 }

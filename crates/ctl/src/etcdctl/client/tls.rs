@@ -84,9 +84,10 @@ pub(super) fn config(options: &TlsOptions) -> Result<ClientConfig, String> {
             ));
         }
         (cert, key) => {
+            let chain = certificates(cert)?;
             let private = PrivateKeyDer::from_pem_slice(&open(key)?).map_err(|error| format!("{key}: {error}"))?;
             builder
-                .with_client_auth_cert(certificates(cert)?, private)
+                .with_client_auth_cert(chain, private)
                 .map_err(|error| format!("{cert} cannot be used with {key}: {error}"))?
         }
     })
