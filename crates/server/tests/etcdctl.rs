@@ -626,7 +626,7 @@ fn normalise(text: &str) -> String {
                 });
             let decimal = digits >= 9 && digits == token.len();
             if hex || time || decimal {
-                out.push_str("N");
+                out.push('N');
             } else {
                 out.push_str(token);
             }
