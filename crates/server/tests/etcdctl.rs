@@ -188,7 +188,6 @@ lease timetolive x
 lease timetolive $LEASE
 lease timetolive $LEASE --keys
 put leased yes --lease $LEASE
-put leased2 yes --lease $LEASE
 get leased -w fields --hex
 lease timetolive $LEASE --keys
 lease timetolive $LEASE --keys -w json
@@ -625,7 +624,12 @@ fn normalise(text: &str) -> String {
                         .is_some_and(|number| number.contains('.') && number.parse::<f64>().is_ok())
                 });
             let decimal = digits >= 9 && digits == token.len();
-            if hex || time || decimal {
+            // What is left of a lease of 1000 seconds.
+            let left = token
+                .trim_end_matches('s')
+                .parse()
+                .is_ok_and(|left: u32| (900..=1000).contains(&left));
+            if hex || time || decimal || left {
                 out.push('N');
             } else {
                 out.push_str(token);
