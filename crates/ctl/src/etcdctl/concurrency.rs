@@ -233,7 +233,7 @@ async fn observe(client: &Client, printer: Printer, prefix: &[u8]) -> Result<(),
     loop {
         let first = range(client, &by_creation(prefix, SortOrder::Ascend, 0)).await?;
         let (kv, from, header) = match first.kvs.first() {
-            Some(kv) => (kv.clone(), revision(first.header.as_ref()), first.header.clone()),
+            Some(kv) => (kv.clone(), revision(first.header.as_ref()), first.header),
             None => first_put(client, prefix, revision(first.header.as_ref())).await?,
         };
         let leader = kv.key.clone();
@@ -248,7 +248,7 @@ async fn observe(client: &Client, printer: Printer, prefix: &[u8]) -> Result<(),
                 if event.r#type() == EventType::Delete {
                     break 'leader;
                 }
-                show(printer, response.header.clone(), event.kv.unwrap_or_default())?;
+                show(printer, response.header, event.kv.unwrap_or_default())?;
             }
         }
     }
@@ -273,10 +273,7 @@ async fn first_put(
             if event.r#type() == EventType::Put {
                 let kv = event.kv.unwrap_or_default();
                 let revision = kv.mod_revision;
-                let header = response
-                    .header
-                    .clone()
-                    .map(|header| pb::ResponseHeader { revision, ..header });
+                let header = response.header.map(|header| pb::ResponseHeader { revision, ..header });
                 return Ok((kv, revision, header));
             }
         }

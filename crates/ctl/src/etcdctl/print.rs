@@ -131,7 +131,7 @@ fn id(hex: bool, id: u64) -> String {
 }
 
 fn header_lines(header: Option<&pb::ResponseHeader>, hex: bool) -> String {
-    let header = header.cloned().unwrap_or_default();
+    let header = header.copied().unwrap_or_default();
     let mut out = format!(
         "\"ClusterID\" : {}\n\"MemberID\" : {}\n",
         id(hex, header.cluster_id),

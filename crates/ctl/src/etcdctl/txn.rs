@@ -182,14 +182,14 @@ pub(super) fn split(line: &str) -> Result<Vec<Vec<u8>>, Exit> {
                 rest = &rest[end + 1..];
             }
             ('\'', Some((end, _))) => {
-                words.push(rest[1..end].as_bytes().to_vec());
+                words.push(rest.as_bytes()[1..end].to_vec());
                 rest = &rest[end + 1..];
             }
             // A quote that is never closed is passed over.
             ('"' | '\'', None) => rest = &rest[1..],
             _ => {
                 let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
-                words.push(rest[..end].as_bytes().to_vec());
+                words.push(rest.as_bytes()[..end].to_vec());
                 rest = &rest[end..];
             }
         }

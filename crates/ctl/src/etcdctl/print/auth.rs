@@ -37,7 +37,7 @@ impl Answer for Said {
 
     fn protobuf(&self) -> Option<Vec<u8>> {
         // All these messages have the header as their only field, with number 1.
-        let header = self.header.clone();
+        let header = self.header;
         Some(pb::AuthUserAddResponse { header }.encode_to_vec())
     }
 }

@@ -141,7 +141,7 @@ impl Answer for MemberChange {
 
     fn protobuf(&self) -> Option<Vec<u8>> {
         // Removal, update and promotion answer with the same fields.
-        let (header, members) = (self.header.clone(), self.members.clone());
+        let (header, members) = (self.header, self.members.clone());
         Some(pb::MemberRemoveResponse { header, members }.encode_to_vec())
     }
 }

@@ -28,7 +28,7 @@ fn flat(header: Option<&pb::ResponseHeader>) -> Object {
 }
 
 fn header_bytes(header: Option<&pb::ResponseHeader>) -> Option<Vec<u8>> {
-    Some(header.cloned().unwrap_or_default().encode_to_vec())
+    Some(header.copied().unwrap_or_default().encode_to_vec())
 }
 
 impl Answer for Grant {
