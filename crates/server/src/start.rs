@@ -35,7 +35,7 @@ use crate::metrics::Metrics;
 use crate::peer::Transport;
 use crate::peer::dial::{ClientTls, Identity};
 use crate::run::{self, Ended};
-use crate::tls::{self, Side, Tls};
+use crate::tls::{self, HANDSHAKE_TIMEOUT, Side, Tls};
 
 /// How long a stop waits for leadership to move.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(3);
@@ -256,6 +256,7 @@ fn bind(config: &Config) -> Result<Sockets, BindError> {
 
 async fn serve_metrics(listener: Listener, tls: Option<Arc<Tls>>, member: Arc<Member>, stop: Stop) {
     let http = Http {
+        begin_within: Some(HANDSHAKE_TIMEOUT),
         grace: GRACE,
         ..Http::default()
     };
@@ -290,6 +291,7 @@ async fn serve_clients(
             .positive()
             .unwrap_or(Http::default().keepalive_timeout),
         ping_interval_min: None,
+        begin_within: Some(HANDSHAKE_TIMEOUT),
         grace: GRACE,
         connections_max: limits::connections_max(),
     };

@@ -238,3 +238,35 @@ async fn the_gateway_can_be_switched_off() {
     assert_eq!(member.post("/v3/kv/range", "", r#"{"key":"YQ=="}"#).await.0, 404);
     member.stop().await;
 }
+
+/// Who connects and says nothing is cut off after 5 s; who speaks HTTP/2 may be silent for as long as they like.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_open_connections_do_not_stay() {
+    use proto::etcdserverpb::RangeRequest;
+    use proto::etcdserverpb::kv_client::KvClient;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let dir = tempfile::tempdir().unwrap();
+    let member = boot(dir.path(), |_| {}).await;
+    let mut ends = Vec::new();
+    for sent in ["", "PRI", "POST /v3/kv/range HTTP/1.1\r\nHost: x\r\n"] {
+        let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", member.port))
+            .await
+            .unwrap();
+        socket.write_all(sent.as_bytes()).await.unwrap();
+        ends.push(async move {
+            let mut rest = Vec::new();
+            // An end or a reset, as the system likes it.
+            socket.read_to_end(&mut rest).await.ok();
+        });
+    }
+    for end in ends {
+        tokio::time::timeout(booted::PATIENCE, end).await.unwrap();
+    }
+    // The fixture's own channel has not made a call yet.
+    let range = RangeRequest {
+        key: "a".into(),
+        ..RangeRequest::default()
+    };
+    KvClient::new(member.channel.clone()).range(range).await.unwrap();
+    member.stop().await;
+}

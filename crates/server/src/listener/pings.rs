@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEADER: usize = 9;
 /// Pings beyond what is allowed that are borne (grpc-go's maxPingStrikes).
 const STRIKES_MAX: u32 = 2;

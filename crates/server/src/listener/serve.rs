@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -68,6 +69,8 @@ pub struct Http {
     pub keepalive_timeout: Duration,
     /// Time that a client leaves between two pings; `None` for any.
     pub ping_interval_min: Option<Duration>,
+    /// How long a client may take to begin: to send HTTP/2's preface, or its first HTTP/1.1 request's head. `None` for ever.
+    pub begin_within: Option<Duration>,
     /// How long requests in flight may take after the stop signal.
     pub grace: Duration,
     /// Connections at a time.
@@ -81,6 +84,7 @@ impl Default for Http {
             keepalive_interval: None,
             keepalive_timeout: Duration::from_secs(20),
             ping_interval_min: None,
+            begin_within: None,
             grace: Duration::from_secs(5),
             connections_max: 1 << 20,
         }
@@ -167,7 +171,7 @@ async fn accept<F, S, B>(
     let service = Arc::new(service);
     let builder = Arc::new(builder);
     let mut connections = JoinSet::new();
-    let ping_interval_min = http.ping_interval_min;
+    let (ping_interval_min, begin_within) = (http.ping_interval_min, http.begin_within);
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(permit) = permits.clone().acquire_owned().await else {
@@ -193,11 +197,22 @@ async fn accept<F, S, B>(
                 return;
             };
             let pings = ping_interval_min.map(|interval| Box::new(Pings::new(interval)));
-            let io = TokioIo::new(Counted { stream, traffic, pings });
-            let serving = builder.serve_connection(io, service(Arc::new(connection)));
+            let begun = Arc::new(AtomicBool::new(false));
+            let io = TokioIo::new(Counted::new(stream, traffic, pings, begun.clone()));
+            let inner = service(Arc::new(connection));
+            let first = begun.clone();
+            let service = hyper::service::service_fn(move |request| {
+                first.store(true, Ordering::Relaxed);
+                inner.call(request)
+            });
+            let serving = builder.serve_connection(io, service);
             tokio::pin!(serving);
             let ended = tokio::select! {
                 ended = &mut serving => ended,
+                () = silent(&begun, begin_within) => {
+                    tracing::debug!(?remote, "closing a connection that did not begin to speak in time");
+                    return;
+                }
                 () = stopped(&mut stop) => {
                     serving.as_mut().graceful_shutdown();
                     serving.await
@@ -212,6 +227,17 @@ async fn accept<F, S, B>(
     let drained = async { while connections.join_next().await.is_some() {} };
     tokio::time::timeout(http.grace, drained).await.ok();
     connections.shutdown().await;
+}
+
+/// Resolves when the time to begin is over and nothing has begun.
+async fn silent(begun: &AtomicBool, within: Option<Duration>) {
+    if let Some(within) = within {
+        tokio::time::sleep(within).await;
+        if !begun.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 async fn accept_one(listener: &Listener) -> io::Result<(Raw, Option<SocketAddr>)> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -39,10 +39,14 @@ pub(super) enum Stream {
 /// A stream whose bytes are counted.
 #[derive(Debug)]
 pub(super) struct Counted {
-    pub stream: Stream,
-    pub traffic: Arc<Traffic>,
+    stream: Stream,
+    traffic: Arc<Traffic>,
     /// Where clients may ping too often.
-    pub pings: Option<Box<Pings>>,
+    pings: Option<Box<Pings>>,
+    /// Of HTTP/2's preface, how much has come; `None` once that is settled.
+    preface: Option<usize>,
+    /// Whether the client has begun to speak HTTP/2.
+    begun: Arc<AtomicBool>,
 }
 
 macro_rules! each {
@@ -89,6 +93,7 @@ impl AsyncRead for Counted {
         this.traffic
             .received
             .fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        this.look_for_preface(&buf.filled()[before..]);
         if let Some(pings) = &mut this.pings
             && buf.filled().len() > before
             && pings.received(&buf.filled()[before..], Instant::now())
@@ -109,6 +114,32 @@ impl AsyncRead for Counted {
 }
 
 impl Counted {
+    /// `begun` is set once the client has sent HTTP/2's preface.
+    pub fn new(stream: Stream, traffic: Arc<Traffic>, pings: Option<Box<Pings>>, begun: Arc<AtomicBool>) -> Counted {
+        Counted {
+            stream,
+            traffic,
+            pings,
+            preface: Some(0),
+            begun,
+        }
+    }
+
+    fn look_for_preface(&mut self, received: &[u8]) {
+        let Some(have) = self.preface else {
+            return;
+        };
+        let taken = (pings::PREFACE.len() - have).min(received.len());
+        if received[..taken] != pings::PREFACE[have..have + taken] {
+            self.preface = None;
+        } else if have + taken == pings::PREFACE.len() {
+            self.preface = None;
+            self.begun.store(true, Ordering::Relaxed);
+        } else {
+            self.preface = Some(have + taken);
+        }
+    }
+
     fn count_vectored(&mut self, polled: &Poll<io::Result<usize>>, bufs: &[io::IoSlice<'_>]) {
         if let (Some(pings), Poll::Ready(Ok(written))) = (&mut self.pings, polled) {
             let mut left = *written;
