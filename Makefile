@@ -3,13 +3,16 @@
 TOOLS ?= target/e2e-tools
 E2E = QUORATE_ETCD_BIN_DIR=$(abspath $(TOOLS)/bin) target/release/e2e
 
-.PHONY: help tools release e2e-local chaos bench conformance
+.PHONY: help tools kube-tools release images e2e-local chaos bench conformance
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
 
 tools: ## etcd, etcdctl, etcdutl and benchmark (needs Go)
 	e2e/tools/build.sh $(TOOLS)
+
+kube-tools: ## and Kubernetes, coredns, local-path-provisioner, helm and versitygw (needs Go; the first time about 10 minutes)
+	e2e/tools/build.sh $(TOOLS) etcd kube helm s3
 
 release: ## our programs
 	cargo build --release --workspace --bins
@@ -20,6 +23,9 @@ e2e-local: release tools ## every suite on processes of this machine, some minut
 	$(E2E) mixed
 	$(E2E) repair
 	$(E2E) chaos --kills 10 --stalls 3 --blackouts 3
+
+images: ## both images into target/images, as localhost/quorate:dev and localhost/quorate-server:dev
+	images/build.sh target/images
 
 chaos: release ## 50 kills, 10 stalls, 10 blackouts under load
 	$(E2E) chaos
