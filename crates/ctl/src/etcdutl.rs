@@ -101,6 +101,10 @@ fn run(call: &Call) -> Result<(), Exit> {
             println!("API version: {API_VERSION}");
         }
         ["completion"] => print!("{}", completion::script(&PROGRAM, &call.argument(0))),
+        ["inspect"] if call.bool("identity") => {
+            let whose = inspect::identity(&path(call, 0))?;
+            println!("{}", serde_json::to_string(&whose)?);
+        }
         ["inspect"] => {
             let end = inspect::inspect(&path(call, 0), timeout)?;
             println!("{}", serde_json::to_string(&end)?);

@@ -1,10 +1,11 @@
-//! The end of a stopped member's log: what survivors of a lost quorum are compared by.
+//! The end of a stopped member's log, which survivors of a lost quorum are compared by; and whose log it is.
 //!
 //! Not a command of upstream's etcdutl. Invariant: it only reads; a torn tail is where the log ends.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use prost::Message;
 use serde::Serialize;
 
 use crate::snapshot;
@@ -22,6 +23,15 @@ pub struct LogEnd {
     pub revision: i64,
 }
 
+/// Whose data a directory holds, as the head of its log tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    /// The member's id in hexadecimal.
+    pub member_id: String,
+    /// The cluster's id in hexadecimal.
+    pub cluster_id: String,
+}
+
 /// Why a data directory cannot be inspected.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -33,9 +43,44 @@ pub enum Error {
         /// What is wrong with it.
         source: wal::Error,
     },
+    /// The head of the log does not say whose it is.
+    #[error("{}: its metadata is not etcd's: {source}", path.display())]
+    Identity {
+        /// The log's directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: prost::DecodeError,
+    },
     /// The database cannot be read.
     #[error(transparent)]
     Database(#[from] crate::database::Error),
+}
+
+/// Reads whose data a directory holds. The database is not looked at.
+///
+/// # Errors
+/// The log is missing or damaged; the text names the file.
+pub fn identity(data_dir: &Path) -> Result<Identity, Error> {
+    let path = data_dir.join("member").join("wal");
+    let log = |source| Error::Log {
+        path: path.clone(),
+        source,
+    };
+    let disk = disk::RealDisk;
+    let start = wal::valid_snapshots(&disk, &path)
+        .map_err(log)?
+        .into_iter()
+        .max_by_key(|snapshot| snapshot.index())
+        .unwrap_or_default();
+    let contents = wal::read(&disk, &path, &start).map_err(log)?;
+    let metadata = snapshot::Metadata::decode(contents.metadata).map_err(|source| Error::Identity {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(Identity {
+        member_id: format!("{:x}", metadata.node_id),
+        cluster_id: format!("{:x}", metadata.cluster_id),
+    })
 }
 
 /// Reads the end of the log in a data directory that no process uses.

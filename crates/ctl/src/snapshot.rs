@@ -8,6 +8,7 @@ mod restore;
 mod status;
 
 pub(crate) use file::verify;
+pub(crate) use restore::Metadata;
 
 pub use file::FileError;
 pub use identity::BadFlags;

@@ -82,6 +82,7 @@ The items in the lists are hash, revision, total keys, total size.
             },
             // Upstream has no such command.
             Command {
+                flags: &[Flag::bool("identity", "tell whose log it is instead: the ids of member and cluster")],
                 arguments: Arguments::Exactly(1),
                 hidden: true,
                 ..Command::new(

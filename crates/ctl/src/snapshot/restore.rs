@@ -132,11 +132,11 @@ pub enum RestoreError {
 
 /// What etcd writes into the head of every log file (etcdserverpb.Metadata).
 #[derive(Clone, PartialEq, Message)]
-struct Metadata {
+pub(crate) struct Metadata {
     #[prost(uint64, tag = "1")]
-    node_id: u64,
+    pub(crate) node_id: u64,
     #[prost(uint64, tag = "2")]
-    cluster_id: u64,
+    pub(crate) cluster_id: u64,
 }
 
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
