@@ -583,9 +583,12 @@ fn bootstrap(check: &mut Check, bootstrap: Option<&spec::Bootstrap>) -> plan::Bo
                 (None, Some(source)) => {
                     store(check, "spec.bootstrap.restore.source", source);
                     check.must(
-                        source.s3.as_ref().is_none_or(|s3| s3.key.is_some()),
-                        "spec.bootstrap.restore.source.s3.key",
-                        "is needed: the object to restore",
+                        source
+                            .s3
+                            .as_ref()
+                            .is_none_or(|s3| s3.key.is_some() || s3.prefix.is_some()),
+                        "spec.bootstrap.restore.source.s3",
+                        "give key (the object to restore) or prefix (the newest verified backup below it)",
                     );
                     plan::BackupSource::Location(canonical(&Some(source)))
                 }

@@ -466,12 +466,14 @@ pub struct Bootstrap {
 #[x_kube(validation = Rule::new("has(self.backupRef) != has(self.source)")
     .message("give exactly one of restore.backupRef (an EtcdBackup of this namespace) and restore.source (where the object lies)"))]
 pub struct Restore {
-    /// A completed `EtcdBackup` of this namespace.
+    /// An `EtcdBackup` of this namespace. When its status does not tell (any more) where the artifact lies, the newest
+    /// verified one of its name, or of its schedule, is looked up in its destination.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_ref: Option<NameRef>,
-    /// Where the object lies.
+    /// Where the object lies; with a prefix (or a directory of backups), the newest verified backup there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("!has(self.s3) || has(self.s3.key)").message("restore.source.s3 needs key: the object to restore"))]
+    #[x_kube(validation = Rule::new("!has(self.s3) || has(self.s3.key) || has(self.s3.prefix)")
+        .message("restore.source.s3: give key (the object to restore) or prefix (the newest verified backup below it)"))]
     pub source: Option<Store>,
     /// How far revisions are raised above the backup's, so that no client sees a revision twice with another meaning;
     /// taken from the backup's manifest when absent.

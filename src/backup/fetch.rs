@@ -62,6 +62,20 @@ pub async fn list(store: &Store, prefix: &str) -> Result<Vec<Manifest>, Error> {
     Ok(found)
 }
 
+/// The newest verified backup below a prefix that is `wanted`, by its manifest alone: what is left to restore from when no
+/// object and no status is left.
+///
+/// # Errors
+/// The store cannot be listed or read.
+pub async fn newest(
+    store: &Store,
+    prefix: &str,
+    wanted: impl Fn(&Manifest) -> bool,
+) -> Result<Option<Manifest>, Error> {
+    let all = list(store, prefix).await?;
+    Ok(all.into_iter().rfind(|m| m.verified.is_some() && wanted(m)))
+}
+
 /// Brings a backup back as a snapshot file that `etcdutl snapshot restore` takes, and proves it.
 ///
 /// # Errors

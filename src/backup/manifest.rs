@@ -74,6 +74,9 @@ pub struct Manifest {
     pub compression: Compression,
     /// When the snapshot was taken.
     pub taken_at: Timestamp,
+    /// When it was read back from the store and compared; absent when it was stored with `verify: None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Timestamp>,
 }
 
 impl Manifest {

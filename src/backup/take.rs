@@ -102,7 +102,7 @@ impl Job {
             bytes: artifact.bytes,
         });
         store.put_file(&key, &packed).await?;
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             format: FORMAT,
             backup: self.name.clone(),
             cluster: self.cluster.clone(),
@@ -121,16 +121,20 @@ impl Job {
             artifact_sha256: artifact.sha256,
             compression: self.compression,
             taken_at: Timestamp::now(),
+            verified: None,
         };
-        let finished = self.verify_and_publish(store, &key, &manifest, spool, progress).await;
+        let finished = self
+            .verify_and_publish(store, &key, &mut manifest, spool, progress)
+            .await;
         if finished.is_err()
             && let Err(error) = store.delete(&key).await
         {
             tracing::warn!(%error, "an artifact that did not become a backup stays in the store");
         }
+        finished?;
         Ok(Taken {
             uri: store.uri(&key),
-            verified: finished?,
+            verified: manifest.verified,
             manifest,
         })
     }
@@ -140,11 +144,10 @@ impl Job {
         &self,
         store: &Store,
         key: &str,
-        manifest: &Manifest,
+        manifest: &mut Manifest,
         spool: &Spool,
         progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Option<Timestamp>, Error> {
-        let mut verified = None;
+    ) -> Result<(), Error> {
         if let Some(verification) = self.verify {
             progress(Progress {
                 step: "verifying",
@@ -161,7 +164,7 @@ impl Job {
                 let hash = self.etcdutl.hash_kv(&db, manifest.revision).await?;
                 compare(store, key, "hash after a restore", &hash.hash, &manifest.hash)?;
             }
-            verified = Some(Timestamp::now());
+            manifest.verified = Some(Timestamp::now());
         }
         let file = spool.path("manifest.json");
         let json = serde_json::to_vec_pretty(manifest).map_err(|error| Error::Tool(format!("manifest: {error}")))?;
@@ -171,7 +174,7 @@ impl Job {
             source,
         })?;
         store.put_file(&format!("{key}{SUFFIX}"), &file).await?;
-        Ok(verified)
+        Ok(())
     }
 
     async fn refuse_foreign(&self, store: &Store, key: &str) -> Result<(), Error> {

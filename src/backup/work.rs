@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::manifest::SUFFIX;
 use super::s3::Location;
 use super::take::{Job, Taken};
-use super::{Compression, Destination, Error, Etcdutl, Manifest, Progress, Store, Verification, store};
+use super::{Compression, Destination, Error, Etcdutl, Manifest, Progress, Store, Verification, fetch, store};
 use crate::api::EtcdBackup;
 use crate::api::etcd_backup::{self as spec, Artifact, EtcdBackupStatus, Verified};
 use crate::api::parts;
@@ -79,6 +79,44 @@ impl Place {
             (None, "") => format!("{cluster}/{name}.{suffix}"),
             (None, prefix) => format!("{prefix}/{cluster}/{name}.{suffix}"),
         }
+    }
+}
+
+/// What is looked for in a place when no status tells where a backup lies.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sought<'a> {
+    /// Backups of the cluster with this name; of any when absent.
+    pub cluster: Option<&'a str>,
+    /// ... and with this id, in hexadecimal.
+    pub cluster_id: Option<&'a str>,
+    /// The backup with this name, or those of the policy with this name; any when absent.
+    pub backup: Option<&'a str>,
+}
+
+impl Sought<'_> {
+    fn fits(&self, manifest: &Manifest) -> bool {
+        let named = |name: &str| {
+            let rest = manifest.backup.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        self.cluster.is_none_or(|name| manifest.cluster == name)
+            && self.cluster_id.is_none_or(|id| manifest.cluster_id == id)
+            && self.backup.is_none_or(named)
+    }
+}
+
+impl Place {
+    /// The newest verified backup here, by the manifests alone.
+    ///
+    /// # Errors
+    /// The store cannot be listed or read.
+    pub async fn newest(&self, sought: &Sought<'_>) -> Result<Option<Manifest>, Error> {
+        let prefix = match (&self.key, self.prefix.as_str()) {
+            (Some(key), _) => key.clone(),
+            (None, "") => String::new(),
+            (None, prefix) => format!("{prefix}/"),
+        };
+        fetch::newest(&self.store, &prefix, |manifest| sought.fits(manifest)).await
     }
 }
 
