@@ -174,6 +174,7 @@ fn decide(look: &look::Look<'_>, journal: &mut Journal) -> Next {
         .or_else(|| membership::decide(look, journal))
         .or_else(|| rollout::decide(look))
         .or_else(|| maintenance::decide(look, journal))
+        .or_else(|| power::start_held_back(look, journal))
         .or_else(|| membership::wait(look))
         .unwrap_or(Next::Settled)
 }
@@ -192,20 +193,21 @@ fn hold_back_after_failure(next: Next, journal: &Journal, now: Timestamp) -> Nex
     let Some(failure) = journal.failure.as_ref().filter(|f| f.step == step.key()) else {
         return next;
     };
-    let exponent = failure.count.min(6);
-    let pause = Duration::from_millis(500 << exponent);
-    let waited = now.since(failure.at);
-    if waited >= pause {
+    let Some(left) = pause_after_failure(step, journal, now) else {
         return next;
-    }
+    };
     let why = Reason::StepFailed {
         step: step.to_string(),
         goal: Box::new(why.clone()),
         error: failure.error.clone(),
         count: failure.count,
     };
-    Next::Wait {
-        why,
-        recheck: pause - waited,
-    }
+    Next::Wait { why, recheck: left }
+}
+
+/// What is left of the pause after the last failure of this very step; none when it may be tried.
+fn pause_after_failure(step: &Step, journal: &Journal, now: Timestamp) -> Option<Duration> {
+    let failure = journal.failure.as_ref().filter(|f| f.step == step.key())?;
+    let pause = Duration::from_millis(500 << failure.count.min(6));
+    pause.checked_sub(now.since(failure.at)).filter(|left| !left.is_zero())
 }

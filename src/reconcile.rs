@@ -6,7 +6,7 @@
 //!    or a certificate fails.
 //! 3. Nothing is decided here.
 
-use crate::plan::{Due, Ensure, Next, Step, Wanted, backup, plan};
+use crate::plan::{Due, Ensure, Next, Reason, Step, Wanted, backup, plan};
 use crate::platform::{Error, Event, Platform};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,6 +33,7 @@ pub struct Round {
 #[derive(Debug, Default)]
 pub struct Told {
     blocked: Option<String>,
+    failed: Option<String>,
     complaints: BTreeSet<String>,
 }
 
@@ -69,7 +70,7 @@ pub async fn round<P: Platform>(platform: &mut P, wanted: &Wanted, told: &mut To
             })
         }
         Next::Wait { why, recheck } => {
-            told.blocked(platform, Some(why.to_string()).filter(|_| why.name() == "StepFailed"))
+            told.blocked(platform, Some(why).filter(|why| why.name() == "StepFailed"))
                 .await;
             Ok(Round {
                 step: None,
@@ -79,7 +80,7 @@ pub async fn round<P: Platform>(platform: &mut P, wanted: &Wanted, told: &mut To
             })
         }
         Next::Blocked { why } => {
-            told.blocked(platform, Some(format!("{}: {why}", why.name()))).await;
+            told.blocked(platform, Some(why)).await;
             Ok(Round {
                 step: None,
                 settled: false,
@@ -98,17 +99,18 @@ pub async fn round<P: Platform>(platform: &mut P, wanted: &Wanted, told: &mut To
             recheck: CALM,
         }),
         Next::Take { step, why } => {
-            told.blocked(platform, None).await;
             let result = platform.carry_out(wanted, step).await;
             let mut journal = plan.journal.clone();
             let now = platform.now();
             match &result {
                 Ok(()) => {
                     journal.note_done(step, now);
+                    told.failed = None;
+                    told.blocked = None;
                     let message = format!("{step}: {why}");
                     platform
                         .tell(&Event {
-                            normal: true,
+                            normal: !matches!(why, Reason::ProcessDied { .. } | Reason::Replace { .. }),
                             reason: step.kind().to_owned(),
                             message,
                         })
@@ -117,13 +119,16 @@ pub async fn round<P: Platform>(platform: &mut P, wanted: &Wanted, told: &mut To
                 Err(error) => {
                     journal.note_failed(step, &error.to_string(), now);
                     let message = format!("could not {step}: {error}");
-                    platform
-                        .tell(&Event {
-                            normal: false,
-                            reason: step.kind().to_owned(),
-                            message,
-                        })
-                        .await;
+                    if told.failed.as_ref() != Some(&message) {
+                        platform
+                            .tell(&Event {
+                                normal: false,
+                                reason: step.kind().to_owned(),
+                                message: message.clone(),
+                            })
+                            .await;
+                    }
+                    told.failed = Some(message);
                 }
             }
             let released = matches!(step, Step::Release { .. }) && result.is_ok();
@@ -144,19 +149,20 @@ pub async fn round<P: Platform>(platform: &mut P, wanted: &Wanted, told: &mut To
 }
 
 impl Told {
-    async fn blocked<P: Platform>(&mut self, platform: &mut P, why: Option<String>) {
-        if self.blocked != why
-            && let Some(message) = why.clone()
+    async fn blocked<P: Platform>(&mut self, platform: &mut P, why: Option<&Reason>) {
+        let identity = why.map(Reason::identity);
+        if self.blocked != identity
+            && let Some(why) = why
         {
             platform
                 .tell(&Event {
                     normal: false,
                     reason: "Blocked".to_owned(),
-                    message,
+                    message: format!("{}: {why}", why.name()),
                 })
                 .await;
         }
-        self.blocked = why;
+        self.blocked = identity;
     }
 
     async fn complain<P: Platform>(&mut self, platform: &mut P, complaints: BTreeSet<String>) {

@@ -20,7 +20,7 @@ use super::observed::{Data, Member, Origin, Process};
 use super::power;
 use super::reason::Reason;
 use super::step::{Create, Start, Step};
-use super::wanted::{BackupSource, Bootstrap, RestoreSource};
+use super::wanted::{Bootstrap, RestoreSource};
 
 /// Begins the cluster, or none when it has begun.
 pub(super) fn decide(look: &Look<'_>, journal: &mut Journal) -> Option<Next> {
@@ -110,15 +110,8 @@ fn why(look: &Look<'_>) -> Reason {
     match &look.wanted.bootstrap {
         Bootstrap::New => Reason::Bootstrap,
         Bootstrap::Restore(source) => Reason::Restore {
-            backup: backup_text(&source.from),
+            backup: source.from.to_string(),
         },
-    }
-}
-
-fn backup_text(from: &BackupSource) -> String {
-    match from {
-        BackupSource::Backup(name) => format!("backup {name}"),
-        BackupSource::Location(location) => format!("the backup at {location}"),
     }
 }
 

@@ -139,8 +139,9 @@ impl<'a> Look<'a> {
     pub fn journal_now(&self) -> Journal {
         let mut journal = self.observed.journal.clone();
         let revision = answers(self.observed).map(|a| a.revision).max().unwrap_or(0);
-        if revision >= journal.revision_high_water && revision > 0 {
-            journal.revision_high_water = revision;
+        journal.revision_high_water = journal.revision_high_water.max(revision);
+        // What a member says without a quorum tells nothing of what others acknowledge meanwhile.
+        if self.quorate && revision > 0 {
             journal.revision_seen = Some(self.now);
         }
         if journal.bootstrap.is_none() {

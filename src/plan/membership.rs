@@ -350,6 +350,10 @@ fn away(look: &Look<'_>, member: &Member) -> Option<Duration> {
         return None;
     }
     let sick = member.health_for(look.now);
+    // Nothing can be started on data that is out of reach.
+    if member.data == Data::Unknown && !member.may_run() {
+        return Some(sick);
+    }
     Some(match &member.process {
         // A start gives it new time: a cluster that wakes after a week has members that were away for a week.
         Process::Pending { since, .. } | Process::Running { since } => sick.min(look.now.since(*since)),

@@ -12,7 +12,7 @@ use super::observed::{Data, Member, Process};
 use super::reason::{Cause, Reason};
 use super::step::{Start, Step};
 use super::wanted::DeletionPolicy;
-use super::{Next, backup};
+use super::{Next, backup, pause_after_failure};
 
 /// `paused` keeps hands off, except from a deletion that the owner has asked for.
 pub(super) fn hands_off(look: &Look<'_>) -> Option<Next> {
@@ -85,19 +85,36 @@ pub(super) fn start(look: &Look<'_>, journal: &Journal) -> Option<Next> {
             why,
         });
     }
-    let member = look.observed.members.iter().find(|m| {
+    let (now, held_back): (Vec<_>, Vec<_>) =
+        startable(look).partition(|(step, _)| pause_after_failure(step, journal, look.now).is_none());
+    // One that cannot be started (its port is taken, say) keeps nobody else from it; without a quorum, all wait for it.
+    let (step, member) = match look.quorate {
+        true => now.into_iter().next()?,
+        false => now.into_iter().chain(held_back).next()?,
+    };
+    let why = why_down(member);
+    Some(Next::Take { step, why })
+}
+
+/// A start that failed and whose pause is not over, once there is nothing else to do: it says what is in the way.
+pub(super) fn start_held_back(look: &Look<'_>, journal: &Journal) -> Option<Next> {
+    let (step, member) = startable(look).find(|(step, _)| pause_after_failure(step, journal, look.now).is_some())?;
+    let why = why_down(member);
+    Some(Next::Take { step, why })
+}
+
+/// Members that should run and do not, with the step that starts each.
+fn startable<'a>(look: &'a Look<'_>) -> impl Iterator<Item = (Step, &'a Member)> {
+    let members = look.observed.members.iter().filter(|m| {
         m.data == Data::Present
             && !m.volume.deleted
             && belongs(look, m)
             && start_pause(m, look).is_some_and(|p| p.is_zero())
-    })?;
-    let step = Step::StartMember {
-        member: look.reference(member),
-        start: Start::Resume,
-    };
-    Some(Next::Take {
-        step,
-        why: why_down(member),
+    });
+    members.map(|m| {
+        let member = look.reference(m);
+        let start = Start::Resume;
+        (Step::StartMember { member, start }, m)
     })
 }
 

@@ -309,7 +309,26 @@ impl fmt::Display for Cause {
     }
 }
 
+/// A time for people, coarse: a text that holds it stays the same for a while.
+pub(super) fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        0..=59 => "less than a minute".into(),
+        seconds @ 60..=7199 => format!("{} min", seconds / 60),
+        seconds @ 7200..=172_799 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
 impl Reason {
+    /// The same for as long as there is nothing new to tell: ages and counts in the text do not make it another.
+    pub fn identity(&self) -> String {
+        match self {
+            Reason::RecoveryRequired { hash, .. } => format!("{} {hash}", self.name()),
+            Reason::StepFailed { step, error, .. } => format!("{} {step} {error}", self.name()),
+            other => other.to_string(),
+        }
+    }
+
     /// The reason in one CamelCase word, for conditions, events and metrics.
     pub fn name(&self) -> &'static str {
         match self {
@@ -419,8 +438,8 @@ impl fmt::Display for Reason {
             ),
             Reason::ForeignData { member, found } => write!(
                 f,
-                "the volume of {member} holds the data of {found}: nothing is started on it and nothing deleted; move \
-                 that data away, or ask for a replacement with quorate.dev/replace-member={member}"
+                "the volume of {member} holds the data of {found}: nothing is started on it and nothing deleted; put its \
+                 own data back, or ask for a replacement with quorate.dev/replace-member={member}"
             ),
             Reason::LearnerCatchingUp { member, lag } => write!(f, "learner {member} catches up, {lag} entries behind"),
             Reason::LearnerReady { member } => write!(f, "learner {member} has caught up"),
@@ -469,11 +488,11 @@ impl fmt::Display for Reason {
                 "quorum is lost. Plan {hash}: {plan}. May be lost: {loss_bound}. It does not happen by itself because \
                  {why_not_automatic}. To agree, set spec.recovery.acknowledge to {hash}"
             ),
-            Reason::Recovering { hash, plan, loss_bound } => {
-                write!(f, "recovery {hash} under way: {plan}. May be lost: {loss_bound}")
-            }
+            // What it does and may lose was told when it began, and stands in the status.
+            Reason::Recovering { hash, .. } => write!(f, "recovery {hash} is under way"),
             Reason::AllMembersLost => f.write_str(
-                "the data of every member is gone and there is no verified backup: create a new cluster with \
+                "the data of every member is gone and there is no verified backup, neither known nor in the destinations \
+                 of its EtcdBackups: add an EtcdBackup whose destination holds one, or create a new cluster with \
                  bootstrap.restore from a backup kept elsewhere; this one is never begun again by itself",
             ),
             Reason::Outdated { member } => write!(f, "{member} runs with former settings"),

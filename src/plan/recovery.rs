@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::journal::{Journal, RecoveryDecision, RecoveryFrom};
 use super::look::Look;
 use super::observed::{Data, Listed, Member, Process};
-use super::reason::Reason;
+use super::reason::{Reason, in_words};
 use super::resources::short_hash;
 use super::step::{Create, Start, Step};
 use super::wanted::{BackupSource, Engine, RecoverFrom};
@@ -128,6 +128,23 @@ fn alive(member: &Member) -> bool {
             && !matches!(member.process, Process::Unknown { .. }))
 }
 
+/// What is known of a member that neither is there nor is proven gone.
+fn silence(look: &Look<'_>, listed: &Listed) -> String {
+    let name = look.name_of(listed.id);
+    let Some(member) = look.member_for(listed).filter(|m| !m.may_run()) else {
+        return format!("{name}: does not answer, may still run");
+    };
+    match &member.data {
+        Data::Corrupt { why } => format!("{name}: its data is there but damaged ({why})"),
+        Data::Foreign { found } => format!("{name}: foreign data lies in its place ({found})"),
+        Data::Unknown => format!(
+            "{name}: its data is out of reach, and may come back ({})",
+            member.health.why
+        ),
+        Data::Fresh | Data::Present | Data::Lost => format!("{name}: does not run, and is not proven gone"),
+    }
+}
+
 /// Members of other clusters among ours: whatever made it so, nothing is done automatically.
 fn split_brain(look: &Look<'_>) -> Option<Reason> {
     if look.observed.journal.recovery.is_some() {
@@ -218,7 +235,7 @@ fn propose(look: &Look<'_>, journal: &mut Journal, case: &Case<'_>) -> Next {
             journal.recovery = Some(decision);
             // The members that know the list are about to be stopped.
             journal.members = look.known_list();
-            let what = format!("that recovery {hash} begins");
+            let what = format!("that recovery {hash} begins: {plan}. May be lost: {loss_bound}");
             Next::Take {
                 step: Step::Record { what },
                 why: Reason::Recovering { hash, plan, loss_bound },
@@ -242,11 +259,7 @@ fn from_survivor(look: &Look<'_>, journal: &Journal, case: &Case<'_>) -> Proposa
 
     let complete = best.is_some_and(|(listed, _)| proven_complete(look, journal, case, listed));
     let mut evidence: Vec<String> = case.gone.iter().map(|(_, proof)| proof.clone()).collect();
-    evidence.extend(
-        case.silent
-            .iter()
-            .map(|l| format!("{}: does not answer, may still run", look.name_of(l.id))),
-    );
+    evidence.extend(case.silent.iter().map(|listed| silence(look, listed)));
     if complete {
         evidence.push(format!(
             "{name}: led with a quorum after those were gone, so it holds every acknowledged write"
@@ -274,14 +287,11 @@ fn from_survivor(look: &Look<'_>, journal: &Journal, case: &Case<'_>) -> Proposa
         None
     } else if complete {
         // No second cluster can exist, but the silent ones may yet make recovery unnecessary.
-        let left = look
-            .wanted
-            .repair
-            .after
-            .saturating_sub(lost_for(look, journal))
-            .as_secs();
-        (left > 0)
-            .then(|| format!("members that do not answer are waited for until repair.after has passed, {left} s more"))
+        let left = look.wanted.repair.after.saturating_sub(lost_for(look, journal));
+        (!left.is_zero()).then(|| {
+            let left = in_words(left);
+            format!("members that do not answer are waited for until repair.after has passed, {left} more")
+        })
     } else {
         let silent: Vec<String> = case.silent.iter().map(|l| look.name_of(l.id)).collect();
         Some(format!(
@@ -320,7 +330,7 @@ fn loss_bound(look: &Look<'_>, journal: &Journal, complete: bool, survivor_revis
     }
     let high = journal.revision_high_water;
     let ago = journal.revision_seen.map_or(String::new(), |seen| {
-        format!(", {} s ago", look.now.since(seen).as_secs())
+        format!(", {} ago", in_words(look.now.since(seen)))
     });
     let tail = match look.wanted.engine {
         Engine::Quorate => "",
@@ -348,15 +358,11 @@ fn back_to_backup(
     };
     let run = run.ok_or(Reason::AllMembersLost)?;
     let member = look.observed.fresh_names.first().cloned().ok_or(Reason::NoFreshName)?;
-    let age = look.now.since(run.completed.unwrap_or(run.scheduled)).as_secs();
+    let age = in_words(look.now.since(run.completed.unwrap_or(run.scheduled)));
     let high = journal.revision_high_water;
     let hash = hash(look, case, &format!("backup {}", run.name));
     let mut evidence: Vec<String> = case.gone.iter().map(|(_, proof)| proof.clone()).collect();
-    evidence.extend(
-        case.silent
-            .iter()
-            .map(|l| format!("{}: does not answer, may still run", look.name_of(l.id))),
-    );
+    evidence.extend(case.silent.iter().map(|listed| silence(look, listed)));
     evidence.extend(
         case.alive
             .iter()
@@ -369,7 +375,7 @@ fn back_to_backup(
     );
     let known = high.saturating_sub(run.revision).max(0);
     let loss_bound = format!(
-        "all writes after the backup's revision {}, taken {age} s ago: {known} revisions up to the highest seen ({high})",
+        "all writes after the backup's revision {}, taken {age} ago: {known} revisions up to the highest seen ({high})",
         run.revision
     );
     let token = format!("{}-{hash}", look.wanted.uid);
@@ -421,17 +427,23 @@ fn hash(look: &Look<'_>, case: &Case<'_>, source: &str) -> String {
     ))
 }
 
-/// Raft's own order of logs, then the commit index; from the log itself if it was read, else from what was last seen.
-fn completeness(journal: &Journal, listed: &Listed, member: &Member) -> (u64, u64, u64, std::cmp::Reverse<String>) {
+/// Raft's own order of logs, then the commit index and the revision; from the log itself if it was read, else from what was last seen.
+fn completeness(
+    journal: &Journal,
+    listed: &Listed,
+    member: &Member,
+) -> (u64, u64, u64, i64, std::cmp::Reverse<String>) {
     let name = std::cmp::Reverse(member.name.clone());
     if let Some(log) = member.log {
-        return (log.term, log.index, log.commit, name);
+        return (log.term, log.index, log.commit, log.revision, name);
     }
     if let Some(answer) = &member.answer {
-        return (answer.term, answer.index, answer.index, name);
+        return (answer.term, answer.index, answer.index, answer.revision, name);
     }
     let known = journal.members.iter().find(|k| k.id == listed.id);
-    known.map_or((0, 0, 0, name.clone()), |k| (k.term, k.index, k.index, name))
+    known.map_or((0, 0, 0, 0, name.clone()), |k| {
+        (k.term, k.index, k.index, k.revision, name)
+    })
 }
 
 fn revision(journal: &Journal, listed: &Listed, member: &Member) -> i64 {
@@ -495,6 +507,19 @@ fn carry_on(look: &Look<'_>, journal: &mut Journal, decision: &RecoveryDecision)
             }
             left.sort_by_key(|(listed, member)| std::cmp::Reverse(completeness(journal, listed, member)));
             let (_, survivor) = left.first()?;
+            if let Some(lost) = tail_lost(look, survivor, decision) {
+                // Read back before it is acted on, as the decision was.
+                journal.recovery = Some(lost.clone());
+                let what = format!("what recovery {} gives up. May be lost: {}", lost.hash, lost.loss_bound);
+                return Some(Next::Take {
+                    step: Step::Record { what },
+                    why: Reason::Recovering {
+                        hash: lost.hash,
+                        plan: lost.reason,
+                        loss_bound: lost.loss_bound,
+                    },
+                });
+            }
             take(Step::RecoverQuorum {
                 survivor: look.reference(survivor),
                 cluster_id: look.cluster_id(),
@@ -526,6 +551,25 @@ fn carry_on(look: &Look<'_>, journal: &mut Journal, decision: &RecoveryDecision)
             Some(start_alone(look, reborn, why()))
         }
     }
+}
+
+/// Upstream's `--force-new-cluster` drops the log above the persisted commit index (etcd server/etcdserver/bootstrap.go).
+/// Once the log has been read its length is known, and is told; none when it is told already, or when nothing is dropped.
+fn tail_lost(look: &Look<'_>, survivor: &Member, decision: &RecoveryDecision) -> Option<RecoveryDecision> {
+    const WORDS: &str = "of the survivor's log";
+    let log = survivor.log.filter(|log| log.index > log.commit)?;
+    if look.wanted.engine != Engine::Etcd || decision.loss_bound.contains(WORDS) {
+        return None;
+    }
+    let count = log.index - log.commit;
+    let bound = format!(
+        "{}; these are the last {count} entries {WORDS}, above its commit index {}",
+        decision.loss_bound, log.commit
+    );
+    Some(RecoveryDecision {
+        loss_bound: bound,
+        ..decision.clone()
+    })
 }
 
 /// The member that this recovery was carried out on.

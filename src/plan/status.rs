@@ -283,6 +283,7 @@ fn why(m: &super::observed::Member) -> String {
         Data::Lost => Some("data lost".to_string()),
         Data::Foreign { found } => Some(format!("foreign data: {found}")),
         Data::Corrupt { why } => Some(format!("corrupt data: {why}")),
+        Data::Unknown if !m.may_run() => Some("data out of reach".to_string()),
         Data::Unknown | Data::Fresh | Data::Present => None,
     };
     let process = match &m.process {

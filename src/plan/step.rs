@@ -262,8 +262,8 @@ impl fmt::Display for Step {
             } => write!(f, "create {name}, to join as a learner"),
             Step::CreateMember {
                 name,
-                create: Create::Restored { .. },
-            } => write!(f, "create {name} from a backup"),
+                create: Create::Restored { backup, .. },
+            } => write!(f, "create {name} from {backup}"),
             Step::StartMember {
                 member,
                 start: Start::New { .. },

@@ -237,6 +237,16 @@ pub enum BackupSource {
     Location(String),
 }
 
+impl std::fmt::Display for BackupSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            BackupSource::Backup(name) => write!(f, "backup {name}"),
+            // Which object that is, the platform tells with what it finds there.
+            BackupSource::Location(_) => f.write_str("the backup that bootstrap.restore.source names"),
+        }
+    }
+}
+
 /// When a member is replaced.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Repair {
