@@ -6,11 +6,12 @@ use crate::api;
 use crate::api::status::EtcdClusterStatus;
 #[cfg(feature = "local")]
 use crate::demo;
-use crate::plan::{explain, plan};
+use crate::plan::{Ensure, explain, plan};
 use crate::platform::Platform;
 use crate::platform::kubernetes::{render, volume};
+use crate::platform::local::records::Layout;
 use crate::platform::local::up::{self, Desired, Manifests};
-use crate::platform::local::{LocalCluster, Programs, lock, stop_directory};
+use crate::platform::local::{LocalCluster, Programs, backups, lock, stop_directory};
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -73,6 +74,16 @@ pub enum Local {
         #[arg(long, default_value = "quorate-data")]
         dir: PathBuf,
     },
+    /// Serve an S3 store on loopback, to try backups with; prints the Secret and the destination to write.
+    #[cfg(feature = "local")]
+    ObjectStore {
+        /// Holds the buckets, one directory each.
+        #[arg(long, default_value = "quorate-objects")]
+        dir: PathBuf,
+        /// Made if it is not there.
+        #[arg(long, default_value = "backups")]
+        bucket: String,
+    },
     /// Show how the clusters of a directory stand.
     Status(Show),
     /// Stop the operator of a directory and all members; the data stays.
@@ -128,6 +139,10 @@ pub async fn run(cli: Cli, exe: &Path) -> anyhow::Result<()> {
             up::up(&options, interrupted()).await?;
             Ok(())
         }
+        #[cfg(feature = "local")]
+        Command::Local {
+            command: Local::ObjectStore { dir, bucket },
+        } => serve_objects(&dir, &bucket).await,
         Command::Local {
             command: Local::Status(show),
         } => show_status(&show),
@@ -145,6 +160,22 @@ async fn work_on_volume(work: &volume::Work, root: &Path, exe: &Path) -> anyhow:
     if message.exists() {
         std::fs::write(message, &said).with_context(|| format!("cannot write {}", message.display()))?;
     }
+    Ok(())
+}
+
+/// Serves until interrupted. The documents go to stdout, so that they can be appended to a manifest.
+#[cfg(feature = "local")]
+async fn serve_objects(directory: &Path, bucket: &str) -> anyhow::Result<()> {
+    let place = directory.join(bucket);
+    std::fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    let store = crate::object_store::ObjectStore::start(directory)
+        .await
+        .with_context(|| format!("cannot serve {}", directory.display()))?;
+    println!("{}", store.documents(bucket));
+    eprintln!("serving {} until interrupted", store.endpoint());
+    let mut stop = interrupted();
+    // An error means that nobody listens to signals any more; then there is nothing to wait for.
+    let _ = stop.wait_for(|stop| *stop).await;
     Ok(())
 }
 
@@ -166,7 +197,7 @@ fn interrupted() -> watch::Receiver<bool> {
                 eprintln!("left: members that still run are resumed by the next `quorate local up`");
                 std::process::exit(130);
             }
-            eprintln!("stopping the members; their data stays (again: leave at once)");
+            eprintln!("stopping; all data stays (again: leave at once)");
             // Nobody waits for it any more when up has ended by itself.
             let _ = sender.send(true);
         }
@@ -188,7 +219,11 @@ async fn show_plan(file: &Path, directory: &Path, exe: &Path) -> anyhow::Result<
         let wanted = platform.wanted(&desired)?;
         let observed = platform.observe(&wanted).await?;
         println!("EtcdCluster {name}");
-        for line in explain(&plan(&wanted, &observed, platform.now())).lines() {
+        let mut plan = plan(&wanted, &observed, platform.now());
+        // On one machine the others are nothing to ensure.
+        plan.ensure
+            .retain(|ensure| matches!(ensure, Ensure::Certificates { .. }));
+        for line in explain(&plan).lines() {
             println!("  {line}");
         }
     }
@@ -249,6 +284,7 @@ fn show_status(show: &Show) -> anyhow::Result<()> {
             }
             for (name, status) in &statuses {
                 print_status(name, status);
+                print_backups(&show.dir, name)?;
             }
         }
     }
@@ -266,7 +302,20 @@ fn print_status(name: &str, status: &EtcdClusterStatus) {
         or_dash(&status.leader),
         status.quota_percent.unwrap_or(0),
     );
-    let mut rows = vec![["MEMBER", "ID", "ROLE", "HEALTH", "VERSION", "DB", "WHY"].map(str::to_owned)];
+    let mut rows = vec![
+        [
+            "MEMBER",
+            "ID",
+            "ROLE",
+            "HEALTH",
+            "LAG",
+            "VERSION",
+            "DB",
+            "CERT ENDS",
+            "WHY",
+        ]
+        .map(str::to_owned),
+    ];
     for member in &status.members {
         rows.push([
             member.name.clone(),
@@ -277,22 +326,70 @@ fn print_status(name: &str, status: &EtcdClusterStatus) {
                 member.role.clone()
             },
             member.health.clone(),
+            member.raft_index_lag.map_or("-".to_owned(), |lag| lag.to_string()),
             or_dash(&member.version),
             member.db_size.map_or("-".to_owned(), size),
-            or_dash(&member.message),
+            day(member.cert_not_after.as_deref()),
+            match member.alarms.iter().chain(&member.message).cloned().collect::<Vec<_>>() {
+                nothing if nothing.is_empty() => "-".to_owned(),
+                some => some.join("; "),
+            },
         ]);
     }
     print_table(&rows);
     if let Some(plan) = &status.plan {
-        println!("next: {}", plan.next_action);
+        match (plan.next_action.as_str(), &plan.since) {
+            ("Settled", _) => println!("next: nothing, the cluster is as wanted"),
+            (next, Some(since)) => println!("next: {next} (since {since})"),
+            (next, None) => println!("next: {next}"),
+        }
         if let Some(blocked) = &plan.blocked_by {
             println!("blocked: {blocked}");
         }
     }
-    if let Some(recovery) = &status.recovery {
+    // What waits for an answer is told in full by the reason above.
+    if let Some(recovery) = status.recovery.as_ref().filter(|recovery| recovery.acting) {
         println!("recovery {}: {}", recovery.hash, recovery.plan);
         println!("may lose: {}", recovery.loss_bound);
     }
+}
+
+/// The backups of a cluster, newest last.
+fn print_backups(directory: &Path, cluster: &str) -> anyhow::Result<()> {
+    let objects = backups::objects(&Layout::new(directory, cluster))?;
+    let mut rows = vec![["BACKUP", "PHASE", "REVISION", "SIZE", "VERIFIED", "WHERE"].map(str::to_owned)];
+    for object in objects {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        if let Some(schedule) = &object.spec.schedule {
+            println!("backup policy {name}: {schedule}");
+            continue;
+        }
+        let status = object.status.unwrap_or_default();
+        let artifact = status.artifact.as_ref();
+        rows.push([
+            name,
+            status.phase.clone().unwrap_or_else(|| "Pending".to_owned()),
+            artifact.map_or("-".to_owned(), |artifact| artifact.revision.to_string()),
+            artifact.map_or("-".to_owned(), |artifact| size(artifact.size_bytes)),
+            status
+                .verified
+                .as_ref()
+                .map_or("no".to_owned(), |verified| verified.time.clone()),
+            artifact
+                .map(|artifact| artifact.uri.clone())
+                .or(status.message)
+                .unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    if rows.len() > 1 {
+        print_table(&rows);
+    }
+    Ok(())
+}
+
+/// The day of a time in RFC 3339.
+fn day(time: Option<&str>) -> String {
+    time.and_then(|time| time.split('T').next()).unwrap_or("-").to_owned()
 }
 
 fn print_table<const N: usize>(rows: &[[String; N]]) {

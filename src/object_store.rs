@@ -4,15 +4,18 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::SimpleAuth;
+use s3s::path::S3Path;
 use s3s::service::S3ServiceBuilder;
+use s3s::{S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -40,6 +43,7 @@ impl ObjectStore {
         let files = FileSystem::new(root).map_err(|error| io::Error::other(format!("{root:?}: {error:?}")))?;
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        builder.set_access(KnownBuckets { root: root.to_owned() });
         let service = builder.build();
         let (acceptor, ca_pem) = tls().map_err(io::Error::other)?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -79,9 +83,49 @@ impl ObjectStore {
         }
     }
 
+    /// What a manifest needs to put backups into a bucket of it: a Secret, and in comments the destination.
+    pub fn documents(&self, bucket: &str) -> String {
+        let ca: String = self.ca_pem.lines().map(|line| format!("    {line}\n")).collect();
+        format!(
+            "---\n\
+             # In an EtcdBackup:\n\
+             #   destination:\n\
+             #     s3:\n\
+             #       endpoint: {endpoint}\n\
+             #       bucket: {bucket}\n\
+             #       forcePathStyle: true\n\
+             #       credentialsSecretRef: {{name: object-store}}\n\
+             #       caSecretRef: {{name: object-store}}\n\
+             apiVersion: v1\nkind: Secret\nmetadata:\n  name: object-store\nstringData:\n  \
+             accessKeyID: {ACCESS_KEY}\n  secretAccessKey: {SECRET_KEY}\n  ca.crt: |\n{ca}",
+            endpoint = self.endpoint(),
+        )
+    }
+
     /// Its base URL.
     pub fn endpoint(&self) -> String {
         format!("https://localhost:{}", self.address.port())
+    }
+}
+
+/// A bucket that is not there is refused, as S3 does; the file system behind would make it.
+struct KnownBuckets {
+    root: PathBuf,
+}
+
+#[async_trait::async_trait]
+impl S3Access for KnownBuckets {
+    async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        if cx.credentials().is_none() {
+            return Err(s3_error!(AccessDenied, "requests must be signed"));
+        }
+        match cx.s3_path() {
+            S3Path::Root => Ok(()),
+            S3Path::Bucket { bucket } | S3Path::Object { bucket, .. } => match self.root.join(&**bucket).is_dir() {
+                true => Ok(()),
+                false => Err(s3_error!(NoSuchBucket, "the bucket does not exist")),
+            },
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub mod journal;
 pub mod lock;
 mod look;
 pub mod ports;
+pub mod presence;
 pub mod process;
 pub mod records;
 mod rescue;
@@ -45,6 +46,8 @@ pub struct Programs {
     pub server: Program,
     /// Offline work: takes etcdutl's commands.
     pub etcdutl: Program,
+    /// Reads the end of a log, whoever wrote it: `etcdutl inspect`, which upstream's tool does not have.
+    pub inspector: Program,
 }
 
 impl Programs {
@@ -53,6 +56,10 @@ impl Programs {
         Programs {
             server: Program::from_env("QUORATE_SERVER_BIN", exe, "server"),
             etcdutl: Program::from_env("QUORATE_ETCDUTL_BIN", exe, "etcdutl"),
+            inspector: Program {
+                path: exe.to_owned(),
+                first: vec!["etcdutl".into()],
+            },
         }
     }
 }
@@ -115,14 +122,7 @@ impl LocalCluster {
         let layout = Layout::new(directory, name);
         let mut record = match ClusterRecord::load(&layout)? {
             Some(record) => record,
-            None => ClusterRecord {
-                uid: uid(),
-                generation: 0,
-                spec: String::new(),
-                created: now().0,
-                volumes: BTreeMap::new(),
-                retired: BTreeMap::new(),
-            },
+            None => ClusterRecord::new(uid(), now().0),
         };
         record.find_unrecorded(&layout)?;
         if !reading {
@@ -211,9 +211,18 @@ impl Platform for LocalCluster {
                     .filter(|name| self.layout.member(name).is_dir())
                     .cloned()
                     .collect();
-                secure::ensure(&self.layout, wanted, tls, &members, &running).map_err(Error::platform)?;
+                let rotated = secure::ensure(&self.layout, wanted, tls, &members, &running).map_err(Error::platform)?;
                 self.connections
                     .trust(secure::access(&self.layout, tls).map_err(Error::platform)?);
+                for message in rotated {
+                    let reason = "Certificates".to_owned();
+                    let event = Event {
+                        normal: true,
+                        reason,
+                        message,
+                    };
+                    log_event(&self.layout, &event, self.verbose);
+                }
                 Ok(())
             }
             // Endpoints are published with the status; on one machine there is no Service, budget or network policy.

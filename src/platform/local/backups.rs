@@ -12,26 +12,34 @@ use super::{Layout, LocalCluster, files, log_event};
 use crate::api::etcd_backup::EtcdBackupStatus;
 use crate::api::parts::Store as Written;
 use crate::api::{EtcdBackup, convert};
-use crate::backup::work::{self, Place, Secrets, Source, Workshop};
-use crate::backup::{Etcdutl, fetch, store};
-use crate::plan::backup::{Action, Run};
+use crate::backup::work::{self, Place, Secrets, Sought, Source, Workshop};
+use crate::backup::{Etcdutl, Manifest, fetch, store};
+use crate::plan::backup::{Action, Phase, Run};
 use crate::plan::observed::Member;
 use crate::plan::wanted::BackupSource;
-use crate::plan::{Timestamp, Wanted};
-use crate::platform::{Error, Event};
+use crate::plan::{ClusterId, Timestamp, Wanted};
+use crate::platform::{Error, Event, Platform};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
+
+/// Stores are searched this often while a cluster has nothing to go on from.
+const STORES_EVERY: Duration = Duration::from_secs(15);
 
 /// What backups of one cluster need besides their objects.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     secrets: Arc<BTreeMap<String, Secret>>,
     base: PathBuf,
+    /// All of the manifests, also those of other clusters: a restore may name one of them.
+    written: Vec<EtcdBackup>,
+    /// What was last found in the stores, and when.
+    found: Option<(Instant, Vec<Run>)>,
     working: BTreeMap<String, JoinHandle<()>>,
 }
 
@@ -114,8 +122,10 @@ impl LocalCluster {
         if *self.desk.secrets != desired.secrets {
             self.desk.secrets = Arc::new(desired.secrets.clone());
         }
+        self.desk.written.clone_from(&desired.backups);
+        let cluster = desired.cluster.name_any();
         let mut policies = Vec::new();
-        for written in &desired.backups {
+        for written in desired.backups.iter().filter(|backup| is_of(backup, &cluster)) {
             let file = file(&self.layout, &written.name_any());
             let known = files::read_json::<EtcdBackup>(&file)?;
             let mut object = written.clone();
@@ -239,39 +249,155 @@ impl LocalCluster {
 
     /// Brings the artifact of a backup into a file, proven against its manifest.
     pub(super) async fn fetch_backup(&mut self, source: &BackupSource, into: &Path) -> Result<(), Error> {
-        let (written, key) = match source {
-            BackupSource::Backup(name) => {
-                let object = self.find_backup(name).map_err(Error::platform)?.ok_or_else(|| {
-                    Error::platform(format!(
-                        "there is no EtcdBackup {name} in this directory; name one that is completed"
-                    ))
-                })?;
-                let key = key_of(&object).ok_or_else(|| {
-                    Error::platform(format!("EtcdBackup {name} is not completed: nothing to restore"))
-                })?;
-                (object.spec.destination, key)
-            }
-            BackupSource::Location(text) => {
-                let mut written: Written = serde_json::from_str(text).map_err(Error::platform)?;
-                let key = match (&written.s3, &mut written.directory) {
-                    (Some(s3), _) => s3.key.clone().unwrap_or_default(),
-                    (None, Some(directory)) => {
-                        // The path names the artifact itself.
-                        let path = PathBuf::from(&directory.path);
-                        directory.path = path.parent().unwrap_or(Path::new("")).display().to_string();
-                        path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-                    }
-                    (None, None) => String::new(),
-                };
-                (written, key)
-            }
+        let (place, key) = match source {
+            BackupSource::Backup(name) => self.place_of(name).await?,
+            BackupSource::Location(text) => self.place_at(text).await?,
         };
-        let place = self.desk.place(&written).map_err(Error::platform)?;
         let etcdutl = tool(&self.programs.etcdutl);
         fetch::fetch(&place.store, &key, into, &etcdutl, &|_| {})
             .await
             .map(drop)
             .map_err(Error::platform)
+    }
+
+    /// Where the backup with this name lies: as its status tells, else as the manifests in its destination do.
+    async fn place_of(&mut self, name: &str) -> Result<(Place, String), Error> {
+        let kept = self.find_backup(name).map_err(Error::platform)?;
+        let written = self.desk.written.iter().find(|backup| backup.name_any() == name);
+        if let Some(object) = &kept
+            && let Some(key) = key_of(object)
+        {
+            return Ok((self.desk.place(&object.spec.destination).map_err(Error::platform)?, key));
+        }
+        // The name may be that of a policy's child whose object is gone: then every destination of this cluster counts.
+        let objects = match kept.or_else(|| written.cloned()) {
+            Some(object) => vec![object],
+            None => self.own_objects().map_err(Error::platform)?,
+        };
+        if objects.is_empty() {
+            return Err(Error::platform(format!(
+                "there is no EtcdBackup {name} here, neither in the manifest nor in this directory: name one that is, or \
+                 give bootstrap.restore.source"
+            )));
+        }
+        let mut searched = Vec::new();
+        for object in objects {
+            let place = self.desk.place(&object.spec.destination).map_err(Error::platform)?;
+            let of = object.spec.cluster_ref.as_ref().map(|of| of.name.clone());
+            let sought = Sought {
+                cluster: of.as_deref(),
+                backup: Some(name),
+                ..Sought::default()
+            };
+            if let Some(manifest) = place.newest(&sought).await.map_err(Error::platform)? {
+                self.tell_found(&place, &manifest).await;
+                return Ok((place, manifest.artifact));
+            }
+            searched.push(place.store.uri(&place.prefix));
+        }
+        Err(Error::platform(format!(
+            "EtcdBackup {name} is not completed, and no manifest of a verified backup with this name lies in {}: nothing \
+             to restore",
+            searched.join(", ")
+        )))
+    }
+
+    /// Where `restore.source` points: at one artifact, or at a place whose newest verified backup is meant.
+    async fn place_at(&mut self, text: &str) -> Result<(Place, String), Error> {
+        let mut written: Written = serde_json::from_str(text).map_err(Error::platform)?;
+        let mut key = written.s3.as_ref().and_then(|s3| s3.key.clone());
+        if let Some(directory) = &mut written.directory {
+            let path = PathBuf::from(&directory.path);
+            if !self.desk.base.join(&path).is_dir() {
+                // The path names the artifact itself.
+                directory.path = path.parent().unwrap_or(Path::new("")).display().to_string();
+                key = Some(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+            }
+        }
+        let place = self.desk.place(&written).map_err(Error::platform)?;
+        if let Some(key) = key {
+            return Ok((place, key));
+        }
+        match place.newest(&Sought::default()).await.map_err(Error::platform)? {
+            Some(manifest) => {
+                self.tell_found(&place, &manifest).await;
+                Ok((place, manifest.artifact))
+            }
+            None => Err(Error::platform(format!(
+                "bootstrap.restore.source: no manifest of a verified backup lies below {}",
+                place.store.uri(&place.prefix)
+            ))),
+        }
+    }
+
+    async fn tell_found(&mut self, place: &Place, manifest: &Manifest) {
+        let message = format!(
+            "found {} by its manifest: backup {} of cluster {} (id {}), revision {}, taken {}",
+            place.store.uri(&manifest.artifact),
+            manifest.backup,
+            manifest.cluster,
+            manifest.cluster_id,
+            manifest.revision,
+            manifest.taken_at
+        );
+        let event = Event {
+            normal: true,
+            reason: "BackupFound".to_owned(),
+            message,
+        };
+        self.tell(&event).await;
+    }
+
+    /// Objects of this cluster: those that are kept, and those of the manifest.
+    fn own_objects(&self) -> Result<Vec<EtcdBackup>, files::Error> {
+        let cluster = self.layout.root().file_name().unwrap_or_default().to_string_lossy();
+        let mut all = objects(&self.layout)?;
+        for written in self.desk.written.iter().filter(|backup| is_of(backup, &cluster)) {
+            if all.iter().all(|known| known.name_any() != written.name_any()) {
+                all.push(written.clone());
+            }
+        }
+        Ok(all)
+    }
+
+    /// The newest verified backup of this very cluster in each of its destinations, by the manifests alone: for a cluster
+    /// of which neither data nor the status of a backup is left.
+    pub(super) async fn runs_in_stores(
+        &mut self,
+        cluster: &str,
+        id: Option<ClusterId>,
+        complaints: &mut Vec<String>,
+    ) -> Result<Vec<Run>, files::Error> {
+        if let Some((at, found)) = &self.desk.found
+            && at.elapsed() < STORES_EVERY
+        {
+            return Ok(found.clone());
+        }
+        let id = id.map(|id| id.to_string());
+        let mut found: Vec<Run> = Vec::new();
+        for object in self.own_objects()? {
+            let sought = Sought {
+                cluster: Some(cluster),
+                cluster_id: id.as_deref(),
+                backup: None,
+            };
+            let newest = match self.desk.place(&object.spec.destination) {
+                Ok(place) => place.newest(&sought).await.map_err(|error| error.to_string()),
+                Err(error) => Err(format!("spec.{error}")),
+            };
+            match newest {
+                Ok(Some(manifest)) if found.iter().all(|run| run.name != manifest.backup) => {
+                    found.push(run_of(&manifest))
+                }
+                Ok(_) => {}
+                Err(why) => complaints.push(format!(
+                    "the destination of EtcdBackup {} cannot be searched for a backup to begin again from: {why}",
+                    object.name_any()
+                )),
+            }
+        }
+        self.desk.found = Some((Instant::now(), found.clone()));
+        Ok(found)
     }
 
     /// A backup of this cluster, or of another one in the same directory.
@@ -287,6 +413,24 @@ impl LocalCluster {
             }
         }
         Ok(None)
+    }
+}
+
+fn is_of(backup: &EtcdBackup, cluster: &str) -> bool {
+    backup.spec.cluster_ref.as_ref().is_some_and(|of| of.name == cluster)
+}
+
+/// A backup of which only the manifest is left.
+fn run_of(manifest: &Manifest) -> Run {
+    let taken = Timestamp(u64::try_from(manifest.taken_at.as_millisecond()).unwrap_or(0));
+    Run {
+        name: manifest.backup.clone(),
+        policy: None,
+        scheduled: taken,
+        phase: Phase::Completed,
+        completed: Some(taken),
+        verified: manifest.verified.is_some(),
+        revision: manifest.revision,
     }
 }
 

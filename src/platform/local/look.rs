@@ -4,15 +4,16 @@
 //! 1. All members are asked at the same time; the look takes as long as the slowest may, not as their sum.
 //! 2. What a member said in an earlier look is never repeated: no answer means no answer.
 
+use super::presence::{self, Presence};
 use super::process::{self, Exit, Process};
 use super::records::{ProcessRecord, Refusal, VolumeRecord};
 use super::{Known, LocalCluster, arguments, files, journal, now, secure};
 use crate::member::{self, Connections};
+use crate::plan::backup::newest_verified;
 use crate::plan::observed::{
     Alarm, AlarmKind, Answer, Data, Health, Listed, Member, Node, Observed, Process as Seen, Retired, Verdict, Volume,
 };
 use crate::plan::{ClusterId, MemberId, Timestamp, Wanted};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +78,15 @@ impl LocalCluster {
             self.begin_backups(wanted, &observed.members)?;
         }
         observed.backups = self.backup_runs()?;
+        let gone = |member: &Member| member.data == Data::Lost || member.volume.deleted;
+        if !observed.members.is_empty()
+            && observed.members.iter().all(gone)
+            && newest_verified(&observed.backups).is_none()
+        {
+            let id = observed.journal.cluster_id;
+            let found = self.runs_in_stores(&wanted.name, id, &mut observed.complaints).await?;
+            observed.backups.extend(found);
+        }
         observed.defrag_tick = self.defrag_tick;
         observed.fresh_names = self.fresh_names(&wanted.name, wanted.replicas as usize + 1);
         Ok(observed)
@@ -85,7 +95,14 @@ impl LocalCluster {
     /// A member as its directory and process show it, and whether the process runs.
     fn look_at(&mut self, wanted: &Wanted, name: &str) -> Result<(Member, bool), files::Error> {
         let at = now();
-        let volume = self.record.volumes[name].clone();
+        let mut volume = self.record.volumes[name].clone();
+        // Data that was refused and is other data now gets another chance.
+        if volume.refused.is_some() && volume.refused_print != presence::print(&self.layout, name) {
+            (volume.refused, volume.refused_print) = (None, None);
+            if !self.reading {
+                self.record.put_volume(&self.layout, name, volume.clone())?;
+            }
+        }
         let directory = self.layout.member(name).is_dir();
         let found = self.find_process(name);
         let mut record = self.process_record(name)?;
@@ -96,18 +113,20 @@ impl LocalCluster {
             None if !record.wanted => Seen::Absent,
             None => self.ended(name, &mut record, at)?,
         };
-        let present = has_log(&self.layout.of(name, "data"));
-        let data = match (&volume.refused, present) {
-            (Some(Refusal::Foreign(found)), true) => Data::Foreign { found: found.clone() },
-            (Some(Refusal::Corrupt(why)), true) => Data::Corrupt { why: why.clone() },
-            (_, true) => Data::Present,
-            (_, false) if volume.wrote => Data::Lost,
-            (_, false) => Data::Fresh,
+        let presence = presence::of_log(&self.layout, name, volume.own_disk);
+        let data = match (&volume.refused, &presence) {
+            (Some(Refusal::Foreign(found)), Presence::There) => Data::Foreign { found: found.clone() },
+            (Some(Refusal::Corrupt(why)), Presence::There) => Data::Corrupt { why: why.clone() },
+            (_, Presence::There) => Data::Present,
+            (_, Presence::Absent) if volume.wrote => Data::Lost,
+            (_, Presence::Absent) => Data::Fresh,
+            (_, Presence::OutOfReach(_)) => Data::Unknown,
         };
-        let why = match &seen {
-            Seen::Running { .. } => String::new(),
-            Seen::Absent if !volume.started => "never started".to_owned(),
-            Seen::Absent | Seen::Exited { .. } | Seen::Pending { .. } | Seen::Unknown { .. } => {
+        let why = match (&seen, &presence) {
+            (_, Presence::OutOfReach(why)) => why.clone(),
+            (Seen::Running { .. }, _) => String::new(),
+            (Seen::Absent, _) if !volume.started => "never started".to_owned(),
+            (Seen::Absent | Seen::Exited { .. } | Seen::Pending { .. } | Seen::Unknown { .. }, _) => {
                 "its process does not run".to_owned()
             }
         };
@@ -138,7 +157,7 @@ impl LocalCluster {
                 recovered: volume.recovered.clone(),
                 bound_to_node: false,
                 size_bytes: 0,
-                deleted: !directory,
+                deleted: !directory && presence == Presence::Absent,
             },
         };
         Ok((member, found.is_some()))
@@ -157,6 +176,9 @@ impl LocalCluster {
         }
         // What answered has written: should its data vanish, that is a loss.
         volume.wrote |= member.data == Data::Present || member.answer.is_some();
+        if member.data == Data::Present {
+            volume.own_disk = presence::own_disk(&self.layout, &member.name);
+        }
         self.record.put_volume(&self.layout, &member.name, volume)?;
         if let Some(before) = self.health.get(&member.name)
             && before.verdict == member.health.verdict
@@ -245,6 +267,7 @@ impl LocalCluster {
             if !came_up && let Some(refusal) = refusal(&words) {
                 let mut volume = self.record.volumes[name].clone();
                 volume.refused = Some(refusal);
+                volume.refused_print = presence::print(&self.layout, name);
                 self.record.put_volume(&self.layout, name, volume)?;
             }
         }
@@ -277,16 +300,6 @@ fn suffix(mut random: u32) -> String {
             char::from(character)
         })
         .collect()
-}
-
-/// Whether there is a write-ahead log: etcd calls a directory initialised by the same test (server/storage/wal, Exist).
-pub(super) fn has_log(data: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(data.join("member").join("wal")) else {
-        return false;
-    };
-    entries
-        .flatten()
-        .any(|entry| entry.path().extension().is_some_and(|extension| extension == "wal"))
 }
 
 fn exited(record: &ProcessRecord, at: Timestamp) -> Seen {
@@ -432,25 +445,13 @@ impl VolumeRecord {
     pub(super) fn touch(&mut self) {
         self.copied = None;
         self.log = None;
-        self.refused = None;
+        (self.refused, self.refused_print) = (None, None);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_directory_with_a_log_is_told_from_one_that_was_only_begun() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let data = dir.path().join("data");
-        assert!(!has_log(&data));
-        std::fs::create_dir_all(data.join("member/snap")).expect("makes");
-        std::fs::create_dir_all(data.join("member/wal.tmp")).expect("makes");
-        assert!(!has_log(&data));
-        files::write(&data.join("member/wal/0000000000000000-0000000000000000.wal"), b"").expect("writes");
-        assert!(has_log(&data));
-    }
 
     #[test]
     fn names_have_the_shape_of_a_pods() {

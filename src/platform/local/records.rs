@@ -112,6 +112,9 @@ pub struct VolumeRecord {
     /// A process wrote a log to it: from then on its absence is a loss.
     #[serde(default)]
     pub wrote: bool,
+    /// Its log lay on another file system than the cluster's directory when it was last seen.
+    #[serde(default)]
+    pub own_disk: bool,
     /// When its data was copied aside in its present state; forgotten at the next start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied: Option<u64>,
@@ -124,6 +127,9 @@ pub struct VolumeRecord {
     /// Why the server refuses its data, found at the last start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refusal>,
+    /// What the data looked like when it was refused: when it looks otherwise, it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_print: Option<String>,
 }
 
 /// Data that must not be served.
@@ -203,6 +209,18 @@ pub struct ProcessRecord {
 }
 
 impl ClusterRecord {
+    /// A cluster that is seen for the first time.
+    pub fn new(uid: String, created: u64) -> ClusterRecord {
+        ClusterRecord {
+            uid,
+            generation: 0,
+            spec: String::new(),
+            created,
+            volumes: BTreeMap::new(),
+            retired: BTreeMap::new(),
+        }
+    }
+
     /// The record in `layout`, or a new one under `uid`.
     pub fn load(layout: &Layout) -> Result<Option<ClusterRecord>, files::Error> {
         files::read_json(&layout.file("cluster.json"))
@@ -250,6 +268,27 @@ impl ClusterRecord {
 }
 
 impl VolumeRecord {
+    /// A volume that is made at `created`: nothing is on it, nothing known of it.
+    pub fn new(uid: String, cluster: String, created: u64, origin: OriginRecord, ports: Ports) -> VolumeRecord {
+        VolumeRecord {
+            uid,
+            cluster,
+            created,
+            origin,
+            ports,
+            member_id: None,
+            cluster_id: None,
+            started: false,
+            wrote: false,
+            own_disk: false,
+            copied: None,
+            log: None,
+            recovered: None,
+            refused: None,
+            refused_print: None,
+        }
+    }
+
     /// Its member id, if it is known and readable.
     pub fn member_id(&self) -> Option<MemberId> {
         parse_id(self.member_id.as_deref()).map(MemberId)
@@ -296,27 +335,19 @@ mod tests {
     use super::*;
 
     fn volume(cluster: &str) -> VolumeRecord {
+        let origin = OriginRecord::Initial {
+            cluster: vec!["a".into()],
+            token: "t".into(),
+        };
+        let ports = Ports {
+            client: 1,
+            peer: 2,
+            metrics: 3,
+        };
         VolumeRecord {
-            uid: "v".into(),
-            cluster: cluster.into(),
-            created: 1,
-            origin: OriginRecord::Initial {
-                cluster: vec!["a".into()],
-                token: "t".into(),
-            },
-            ports: Ports {
-                client: 1,
-                peer: 2,
-                metrics: 3,
-            },
             member_id: Some("8e9e05c52164694d".into()),
-            cluster_id: None,
-            started: false,
-            wrote: false,
-            copied: None,
-            log: None,
-            recovered: None,
             refused: Some(Refusal::Corrupt("crc".into())),
+            ..VolumeRecord::new("v".into(), cluster.into(), 1, origin, ports)
         }
     }
 
@@ -324,14 +355,7 @@ mod tests {
     fn volumes_are_found_again_when_the_record_does_not_know_them() {
         let dir = tempfile::tempdir().expect("temp dir");
         let layout = Layout::new(dir.path(), "demo");
-        let mut record = ClusterRecord {
-            uid: "u".into(),
-            generation: 1,
-            spec: String::new(),
-            created: 0,
-            volumes: BTreeMap::new(),
-            retired: BTreeMap::new(),
-        };
+        let mut record = ClusterRecord::new("u".into(), 0);
         files::write_json(&layout.of("a", "volume.json"), &volume("u")).expect("writes");
         files::write_json(&layout.of("b", "volume.json"), &volume("another")).expect("writes");
         record.find_unrecorded(&layout).expect("finds");
@@ -344,14 +368,7 @@ mod tests {
     fn a_volume_that_vanished_stays_in_the_record() {
         let dir = tempfile::tempdir().expect("temp dir");
         let layout = Layout::new(dir.path(), "demo");
-        let mut record = ClusterRecord {
-            uid: "u".into(),
-            generation: 1,
-            spec: String::new(),
-            created: 0,
-            volumes: BTreeMap::new(),
-            retired: BTreeMap::new(),
-        };
+        let mut record = ClusterRecord::new("u".into(), 0);
         files::make_directory(&layout.member("a")).expect("makes");
         record.put_volume(&layout, "a", volume("u")).expect("puts");
         files::remove(&layout.member("a")).expect("removes");

@@ -7,8 +7,9 @@
 //! 3. Revisions never go back: a key space that begins again is raised above all that was ever seen, and history is
 //!    marked compacted, so that watchers are told instead of misled.
 
+use super::presence;
 use super::process::Program;
-use super::records::LogRecord;
+use super::records::{LogRecord, Refusal};
 use super::{LocalCluster, arguments, files, now, ports::Ports};
 use crate::plan::Wanted;
 use crate::plan::step::Start;
@@ -40,28 +41,55 @@ struct SnapshotStatus {
     revision: i64,
 }
 
+/// What `etcdutl inspect --identity` tells.
+#[derive(Deserialize)]
+struct Identity {
+    member_id: String,
+    cluster_id: String,
+}
+
 impl LocalCluster {
     /// Reads the end of a stopped member's log.
     pub(super) async fn inspect(&mut self, _wanted: &Wanted, name: &str) -> Result<(), Error> {
         let data = self.layout.of(name, "data");
-        let log = match own_tool(&self.programs.etcdutl) {
-            true => json::<LogRecord>(&self.programs.etcdutl, &["inspect".into(), path(&data)]).await?,
-            // Upstream's tool cannot read a log; the revision of its database is what it can tell.
-            false => {
-                let revision = self.revision_of(&data.join("member").join("snap").join("db")).await?;
-                LogRecord {
-                    term: 0,
-                    index: 0,
-                    commit: 0,
-                    revision,
-                }
-            }
-        };
+        let log = json::<LogRecord>(&self.programs.inspector, &["inspect".into(), path(&data)]).await?;
         let mut volume = self.record.volumes[name].clone();
         volume.log = Some(log);
         self.record
             .put_volume(&self.layout, name, volume)
             .map_err(Error::platform)
+    }
+
+    /// Refuses to start on data that is not this member's: a directory that was swapped would serve another cluster's
+    /// content under this one's address.
+    pub(super) async fn must_be_own(&mut self, name: &str) -> Result<(), Error> {
+        let mut volume = self.record.volumes[name].clone();
+        let (Some(member), Some(cluster)) = (volume.member_id.clone(), volume.cluster_id.clone()) else {
+            return Ok(());
+        };
+        let data = self.layout.of(name, "data");
+        let arguments = ["inspect".to_owned(), "--identity".to_owned(), path(&data)];
+        // A log that cannot be read is for the server to judge: it repairs what can be repaired, and says what not.
+        let Ok(found) = json::<Identity>(&self.programs.inspector, &arguments).await else {
+            return Ok(());
+        };
+        if (&found.member_id, &found.cluster_id) == (&member, &cluster) {
+            return Ok(());
+        }
+        let what = format!("member {} of cluster {}", found.member_id, found.cluster_id);
+        let why = format!(
+            "{} holds the data of {what}, and {name} is member {member} of cluster {cluster}: put its own data back",
+            data.display()
+        );
+        volume.refused = Some(Refusal::Foreign(what));
+        volume.refused_print = presence::print(&self.layout, name);
+        self.record
+            .put_volume(&self.layout, name, volume)
+            .map_err(Error::platform)?;
+        Err(Error::Refused {
+            step: format!("start {name}"),
+            why,
+        })
     }
 
     /// Copies a stopped member's data to `copies/<name>-<milliseconds>`.
@@ -240,11 +268,6 @@ impl LocalCluster {
 
 fn path(path: &Path) -> String {
     path.display().to_string()
-}
-
-/// Whether the tool is this program itself, which can do more than upstream's.
-fn own_tool(tool: &Program) -> bool {
-    !tool.first.is_empty()
 }
 
 async fn json<T: for<'a> Deserialize<'a>>(tool: &Program, arguments: &[String]) -> Result<T, Error> {

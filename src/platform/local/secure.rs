@@ -8,7 +8,7 @@
 
 use super::files;
 use super::records::Layout;
-use crate::certificates::{self, Pair, Policy, Trust, Usage, expiry};
+use crate::certificates::{self, Pair, Policy, Stage, Trust, Usage, expiry};
 use crate::member::Access;
 use crate::plan::observed::Certificate;
 use crate::plan::resources::short_hash;
@@ -81,21 +81,23 @@ fn names() -> Vec<String> {
     ["127.0.0.1", "::1", "localhost"].map(str::to_owned).to_vec()
 }
 
-/// Makes sure that everybody has valid certificates. `running`: the processes that have read files.
+/// Makes sure that everybody has valid certificates. `running`: the processes that have read files. Returns what was
+/// rotated, a sentence each; what is issued for the first time is none.
 pub fn ensure(
     layout: &Layout,
     wanted: &Wanted,
     tls: &Tls,
     members: &[String],
     running: &[Reader],
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
+    let mut rotated = Vec::new();
     if let Some(side) = &tls.client {
-        ensure_side(layout, wanted, &CLIENT, side, members, running)?;
+        ensure_side(layout, wanted, &CLIENT, side, members, running, &mut rotated)?;
     }
     if let Some(side) = &tls.peer {
-        ensure_side(layout, wanted, &PEER, side, members, running)?;
+        ensure_side(layout, wanted, &PEER, side, members, running, &mut rotated)?;
     }
-    Ok(())
+    Ok(rotated)
 }
 
 fn ensure_side(
@@ -105,6 +107,7 @@ fn ensure_side(
     tls: &TlsSide,
     members: &[String],
     running: &[Reader],
+    rotated: &mut Vec<String>,
 ) -> Result<(), Error> {
     let client = side.word == CLIENT.word;
     match &tls.issuer {
@@ -133,19 +136,22 @@ fn ensure_side(
         (Some(since), Engine::Etcd) => running.iter().all(|reader| reader.since > timestamp(since)),
     };
     // Leaves of the authority that signs now are in place on disk since the round in which it began to sign.
-    trust.advance(&authority, &policy, now, all_read(changed), all_read(changed))?;
+    if trust.advance(&authority, &policy, now, all_read(changed), all_read(changed))? {
+        rotated.push(format!("authority of {}: {}", side.authority, told(trust.stage())));
+    }
     files::write_json(&file, &trust)?;
 
     let bundle = trust.bundle();
     for member in members {
         let tls = layout.of(member, "tls");
-        leaf(&trust, &tls, side.leaf, member, &names(), Usage::Member, &policy, now)?;
+        let why = leaf(&trust, &tls, side.leaf, member, &names(), Usage::Member, &policy, now)?;
+        rotated.extend(why.map(|why| format!("new {} certificate of {member}: {why}", side.word)));
         files::write(&tls.join(side.bundle), bundle.as_bytes())?;
     }
     if client {
         // With etcd's auth the common name is the user (etcd server/auth/store.go, AuthInfoFromTLS): the operator is
         // root, so that it can maintain a cluster that has auth enabled.
-        leaf(
+        let why = leaf(
             &trust,
             &layout.file("pki"),
             "operator",
@@ -155,7 +161,8 @@ fn ensure_side(
             &policy,
             now,
         )?;
-        leaf(
+        rotated.extend(why.map(|why| format!("new certificate of the operator: {why}")));
+        let why = leaf(
             &trust,
             &layout.file("tls"),
             "client",
@@ -165,13 +172,25 @@ fn ensure_side(
             &policy,
             now,
         )?;
+        rotated.extend(why.map(|why| format!("new certificate of users, tls/client.crt: {why}")));
         files::write(&layout.file("pki").join("ca.crt"), bundle.as_bytes())?;
         files::write(&layout.file("tls").join("ca.crt"), bundle.as_bytes())?;
     }
     Ok(())
 }
 
-/// Issues `<stem>.crt` and `<stem>.key` in `directory` unless they are good.
+/// What a stage that was just reached means.
+fn told(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Distributing => "a new one is trusted beside it, and signs once everybody has read that (1 of 3)",
+        Stage::Replacing => {
+            "the new one signs, and the old one is trusted until nobody presents what it signed (2 of 3)"
+        }
+        Stage::Stable => "the old one is not trusted any more (3 of 3)",
+    }
+}
+
+/// Issues `<stem>.crt` and `<stem>.key` in `directory` unless they are good; why, when it replaced what was there.
 #[allow(clippy::too_many_arguments)]
 fn leaf(
     trust: &Trust,
@@ -182,20 +201,22 @@ fn leaf(
     usage: Usage,
     policy: &Policy,
     now: SystemTime,
-) -> Result<(), Error> {
+) -> Result<Option<String>, Error> {
     let (certificate, key) = (
         directory.join(format!("{stem}.crt")),
         directory.join(format!("{stem}.key")),
     );
-    if let Some(pair) = pair(&certificate, &key)?
-        && trust.reason_to_renew(&pair, names, policy, now).is_none()
-    {
-        return Ok(());
+    let mut replaced = None;
+    if let Some(pair) = pair(&certificate, &key)? {
+        replaced = trust.reason_to_renew(&pair, names, policy, now);
+        if replaced.is_none() {
+            return Ok(None);
+        }
     }
     let pair = trust.issue(subject, names, usage, policy, now)?;
     files::write(&key, pair.key.as_bytes())?;
     files::write(&certificate, pair.certificate.as_bytes())?;
-    Ok(())
+    Ok(replaced)
 }
 
 /// Uses a directory of the user's, as a Secret of type kubernetes.io/tls names its files.

@@ -6,9 +6,10 @@
 //! 2. Membership is changed through the leader, on a list that was read from it in this step.
 //! 3. Data moves by rename: a directory is in use, retired, or (being) copied, never half of one.
 
+use super::presence::{self, Presence};
 use super::process::{self, Process};
 use super::records::{OriginRecord, ProcessRecord, RetiredRecord, VolumeRecord};
-use super::{Known, LocalCluster, arguments, files, look, now, ports::Ports, rescue, uid};
+use super::{Known, LocalCluster, arguments, files, now, ports::Ports, rescue, uid};
 use crate::member::{self, Member};
 use crate::plan::observed::AlarmKind;
 use crate::plan::resources::template;
@@ -198,21 +199,7 @@ impl LocalCluster {
             Create::Joiner => OriginRecord::Joiner,
             Create::Restored { token, .. } => OriginRecord::Restored { token: token.clone() },
         };
-        let mut volume = VolumeRecord {
-            uid: uid(),
-            cluster: self.record.uid.clone(),
-            created: now().0,
-            origin,
-            ports,
-            member_id: None,
-            cluster_id: None,
-            started: false,
-            wrote: false,
-            copied: None,
-            log: None,
-            recovered: None,
-            refused: None,
-        };
+        let mut volume = VolumeRecord::new(uid(), self.record.uid.clone(), now().0, origin, ports);
         let stage = self.layout.file("staging").join(name);
         files::remove(&stage).map_err(Error::platform)?;
         files::make_directory(&stage).map_err(Error::platform)?;
@@ -270,8 +257,11 @@ impl LocalCluster {
             why: why.to_owned(),
         };
         let mut volume = self.record.volumes[name].clone();
-        let data = self.layout.of(name, "data");
-        let present = look::has_log(&data);
+        let present = match presence::of_log(&self.layout, name, volume.own_disk) {
+            Presence::There => true,
+            Presence::Absent => false,
+            Presence::OutOfReach(why) => return Err(refused(&why)),
+        };
         let first = match start {
             Start::Resume if present => false,
             Start::Resume => return Err(refused("there is no data to go on from")),
@@ -289,6 +279,9 @@ impl LocalCluster {
                  shows it)"
             );
             return Err(Error::platform(what));
+        }
+        if !first {
+            self.must_be_own(name).await?;
         }
         volume.started = true;
         volume.touch();
@@ -334,10 +327,9 @@ impl LocalCluster {
     }
 
     async fn first_write(&mut self, name: &str, mut volume: VolumeRecord) -> Result<(), files::Error> {
-        let data = self.layout.of(name, "data");
         let end = tokio::time::Instant::now() + FIRST_WRITE;
         while tokio::time::Instant::now() < end && self.find_process(name).is_some() {
-            if look::has_log(&data) {
+            if presence::of_log(&self.layout, name, false) == Presence::There {
                 volume.wrote = true;
                 return self.record.put_volume(&self.layout, name, volume);
             }

@@ -121,7 +121,7 @@ impl Manifests {
 pub struct Desired {
     /// The cluster; with a deletion time when it was taken out of the file.
     pub cluster: EtcdCluster,
-    /// Backups and policies that name it.
+    /// All backups and policies of the file.
     pub backups: Vec<EtcdBackup>,
     /// All Secrets of the file.
     pub secrets: BTreeMap<String, Secret>,
@@ -191,10 +191,9 @@ fn apply(
     let base = options.file.parent().map(Path::to_owned).unwrap_or_default();
     let base = std::path::absolute(&base).unwrap_or(base);
     for (name, cluster) in &manifests.clusters {
-        let mine = |backup: &&EtcdBackup| backup.spec.cluster_ref.as_ref().is_some_and(|to| to.name == *name);
         let desired = Desired {
             cluster: cluster.clone(),
-            backups: manifests.backups.iter().filter(mine).cloned().collect(),
+            backups: manifests.backups.clone(),
             secrets: manifests.secrets.clone(),
             base: base.clone(),
         };
@@ -260,6 +259,7 @@ async fn manage(
 ) {
     let mut told = Told::default();
     let mut failed: Option<String> = None;
+    let mut serves = false;
     loop {
         let now_desired = desired.borrow_and_update().clone();
         let next = tokio::select! {
@@ -269,8 +269,18 @@ async fn manage(
         };
         let pause = match next {
             Ok(None) => return,
-            Ok(Some(pause)) => {
+            Ok(Some((pause, settled))) => {
                 failed = None;
+                if settled && !serves {
+                    let env = platform.layout().file("client.env");
+                    let event = Event {
+                        normal: true,
+                        reason: "Settled".to_owned(),
+                        message: format!("the cluster is as wanted; to use it: . {}", env.display()),
+                    };
+                    platform.tell(&event).await;
+                }
+                serves = settled;
                 pause
             }
             Err(message) => {
@@ -296,13 +306,17 @@ async fn manage(
     platform.stop_all().await;
 }
 
-/// One round; how long to pause after it, or nothing when the cluster is let go.
-async fn once(platform: &mut LocalCluster, desired: &Desired, told: &mut Told) -> Result<Option<Duration>, String> {
+/// One round: how long to pause after it and whether all is as wanted, or nothing when the cluster is let go.
+async fn once(
+    platform: &mut LocalCluster,
+    desired: &Desired,
+    told: &mut Told,
+) -> Result<Option<(Duration, bool)>, String> {
     let wanted = platform.wanted(desired).map_err(|error| error.to_string())?;
     let round = round(platform, &wanted, told)
         .await
         .map_err(|error| error.to_string())?;
-    Ok((!round.released).then_some(round.recheck))
+    Ok((!round.released).then_some((round.recheck, round.settled)))
 }
 
 impl LocalCluster {
