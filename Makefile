@@ -22,6 +22,9 @@ e2e-local: release tools ## every suite on processes of this machine, some minut
 	$(E2E) exchange
 	$(E2E) mixed
 	$(E2E) repair
+	$(E2E) recovery
+	$(E2E) rotation
+	$(E2E) bad-input
 	$(E2E) chaos --kills 10 --stalls 3 --blackouts 3
 
 images: ## both images into target/images, as localhost/quorate:dev and localhost/quorate-server:dev

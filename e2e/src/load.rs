@@ -169,6 +169,35 @@ impl Summary {
         Ok(judge(&self.attempts, &history, compacted))
     }
 
+    /// Checks that every key holds its newest acknowledged value or a later one: for a key space whose history was
+    /// compacted by a recovery. Returns how many keys were compared.
+    pub async fn newest_kept(&self, access: &Access) -> anyhow::Result<usize> {
+        let mut newest: BTreeMap<&str, (i64, &str)> = BTreeMap::new();
+        for attempt in &self.attempts {
+            if let Outcome::Acked(revision) = attempt.outcome {
+                let entry = newest.entry(&attempt.key).or_insert((revision, &attempt.value));
+                if revision > entry.0 {
+                    *entry = (revision, &attempt.value);
+                }
+            }
+        }
+        let mut client = access.client().await?;
+        for (key, (revision, value)) in &newest {
+            let found = client.get(*key, None).await?;
+            let found = found
+                .kvs()
+                .first()
+                .with_context(|| format!("{key}, acknowledged at {revision}, is gone"))?;
+            anyhow::ensure!(
+                found.mod_revision() > *revision || found.value() == value.as_bytes(),
+                "{key} = {value}, acknowledged at {revision}, is {:?} of {}",
+                found.value_str(),
+                found.mod_revision()
+            );
+        }
+        Ok(newest.len())
+    }
+
     /// [`Summary::verdict`] as the result of a check.
     pub async fn judged(&self, access: &Access) -> anyhow::Result<String> {
         let verdict = self.verdict(access).await?;

@@ -21,6 +21,10 @@ pub struct Local {
     programs: Programs,
     temp: tempfile::TempDir,
     operator: Option<Background>,
+    /// Documents of the manifest besides the cluster, each begun with `---`.
+    pub others: String,
+    /// Variables of the operator's environment.
+    pub environment: Vec<(&'static str, PathBuf)>,
 }
 
 /// `status.yaml`: the parts that are looked at.
@@ -44,6 +48,34 @@ pub struct Status {
     pub recovery: Option<StatusRecovery>,
     /// What comes next.
     pub plan: Option<StatusPlan>,
+    /// Conditions.
+    pub conditions: Vec<StatusCondition>,
+    /// Revision of the key space.
+    pub revision: Option<i64>,
+}
+
+/// A condition in `status.yaml`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StatusCondition {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// True, False or Unknown.
+    pub status: String,
+    /// One word.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+}
+
+impl Status {
+    /// Whether a condition is True.
+    pub fn is(&self, condition: &str) -> bool {
+        self.conditions
+            .iter()
+            .any(|c| c.kind == condition && c.status == "True")
+    }
 }
 
 /// A member in `status.yaml`.
@@ -84,6 +116,15 @@ pub struct StatusPlan {
     pub blocked_by: Option<String>,
 }
 
+/// What is published in a file; none while there is nothing.
+pub fn read_status(path: &Path) -> Option<Status> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let value: serde_yaml::Value = serde_yaml::from_str(&text).ok()?;
+    // Either a status alone or an object that has one.
+    let status = value.get("status").cloned().unwrap_or(value);
+    serde_yaml::from_value(status).ok()
+}
+
 #[derive(Debug, Deserialize)]
 struct PidFile {
     pid: i32,
@@ -103,19 +144,27 @@ pub fn manifest(spec: &str) -> String {
 impl Local {
     /// Writes the manifest and starts the operator on it.
     pub fn up(programs: &Programs, spec: &str) -> anyhow::Result<Local> {
+        let mut local = Local::prepared(programs, spec, String::new())?;
+        local.start_operator()?;
+        Ok(local)
+    }
+
+    /// Writes the manifest, with other documents, and starts nothing yet.
+    pub fn prepared(programs: &Programs, spec: &str, others: String) -> anyhow::Result<Local> {
         if !programs.quorate.is_file() {
             bail!(
                 "{} is missing: cargo build --release, or name its directory with --bin-dir",
                 programs.quorate.display()
             );
         }
-        let mut local = Local {
+        let local = Local {
             programs: programs.clone(),
             temp: tempfile::Builder::new().prefix("quorate-e2e-").tempdir()?,
             operator: None,
+            others,
+            environment: Vec::new(),
         };
         local.write_spec(spec)?;
-        local.start_operator()?;
         Ok(local)
     }
 
@@ -126,15 +175,21 @@ impl Local {
         Ok(local)
     }
 
-    /// Replaces the manifest, as an editor does.
+    /// Replaces the manifest, as an editor does; [`Local::others`] stay.
     pub fn write_spec(&self, spec: &str) -> anyhow::Result<()> {
+        self.write_text(&(manifest(spec) + &self.others))
+    }
+
+    /// Replaces the whole file, whatever the text is.
+    pub fn write_text(&self, text: &str) -> anyhow::Result<()> {
         let new = self.manifest_path().with_extension("new");
-        std::fs::write(&new, manifest(spec))?;
+        std::fs::write(&new, text)?;
         std::fs::rename(&new, self.manifest_path())?;
         Ok(())
     }
 
-    fn manifest_path(&self) -> PathBuf {
+    /// The manifest's file.
+    pub fn manifest_path(&self) -> PathBuf {
         self.temp.path().join("cluster.yaml")
     }
 
@@ -175,7 +230,8 @@ impl Local {
             .args(["local", "up", "-f"])
             .arg(self.manifest_path())
             .arg("--dir")
-            .arg(self.directory());
+            .arg(self.directory())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.operator = Some(Background::start(command, &self.temp.path().join("operator.log"))?);
         Ok(())
     }
@@ -219,11 +275,7 @@ impl Local {
 
     /// What is published; none while there is nothing.
     pub fn status(&self) -> Option<Status> {
-        let text = std::fs::read_to_string(self.root().join("status.yaml")).ok()?;
-        let value: serde_yaml::Value = serde_yaml::from_str(&text).ok()?;
-        // Either a status alone or an object that has one.
-        let status = value.get("status").cloned().unwrap_or(value);
-        serde_yaml::from_value(status).ok()
+        read_status(&self.root().join("status.yaml"))
     }
 
     /// Waits until what is published is as wanted; the time that it took.
@@ -268,6 +320,38 @@ impl Local {
         Ok(began.elapsed())
     }
 
+    /// Waits until something is told, in an event or on the operator's output; the line.
+    pub async fn wait_told(&self, words: &str, limit: Duration) -> anyhow::Result<String> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(line) = self.told().lines().find(|line| line.contains(words)) {
+                return Ok(line.trim().to_owned());
+            }
+            if Instant::now() > end {
+                bail!("nothing said {words:?} within {limit:?}:\n{}", self.last_words());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The directory of a member.
+    pub fn member(&self, name: &str) -> PathBuf {
+        self.root().join("members").join(name)
+    }
+
+    /// The pid of a member's process, while its file tells.
+    pub fn pid(&self, member: &str) -> Option<i32> {
+        let text = std::fs::read(self.member(member).join("pid")).ok()?;
+        serde_json::from_slice::<PidFile>(&text).ok().map(|file| file.pid)
+    }
+
+    /// Runs `quorate` with arguments.
+    pub async fn quorate(&self, arguments: &[&str]) -> anyhow::Result<Said> {
+        let mut command = Command::new(&self.programs.quorate);
+        command.args(arguments);
+        run(command, Duration::from_secs(60)).await
+    }
+
     /// Names of the members' directories.
     pub fn member_names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.root().join("members"))
@@ -283,11 +367,8 @@ impl Local {
 
     /// Sends a signal to a member's process; whether there was one.
     pub fn signal(&self, member: &str, signal: Signal) -> bool {
-        let path = self.root().join("members").join(member).join("pid");
-        let pid = std::fs::read(path)
-            .ok()
-            .and_then(|text| serde_json::from_slice::<PidFile>(&text).ok());
-        pid.is_some_and(|file| signal_ours(file.pid, self.temp.path(), signal))
+        self.pid(member)
+            .is_some_and(|pid| signal_ours(pid, self.temp.path(), signal))
     }
 
     /// Whether a process has this directory among its arguments; a zombie has none.

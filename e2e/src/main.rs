@@ -3,6 +3,7 @@
 //! Every suite prints its checks as they are made and its figures beside them; the exit code is 0 only if all held.
 
 mod access;
+mod bad_input;
 mod bench;
 mod chaos;
 mod conformance;
@@ -13,8 +14,10 @@ mod load;
 mod local;
 mod mixed;
 mod process;
+mod recovery;
 mod repair;
 mod report;
+mod rotation;
 mod servers;
 
 use anyhow::Context;
@@ -57,6 +60,12 @@ enum Suite {
         #[arg(value_enum)]
         parts: Vec<repair::Part>,
     },
+    /// Quorum or all data lost: plans that wait, acknowledgements, and backups found by their manifests.
+    Recovery,
+    /// Authorities and certificates rotated under load.
+    Rotation,
+    /// What users do wrong and what breaks under them: errors that name field, file and remedy. Full disks need root.
+    BadInput,
     /// Upstream benchmark on real etcd and ours, alternating.
     Bench(bench::Options),
     /// etcd's own tests/common, whole or a selection, on our server.
@@ -122,6 +131,9 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
             let parts = if parts.is_empty() { repair::ALL } else { &parts };
             repair::suite(&programs, parts).await
         }
+        Suite::Recovery => recovery::suite(&programs).await,
+        Suite::Rotation => rotation::suite(&programs).await,
+        Suite::BadInput => bad_input::suite(&programs).await,
         Suite::Bench(options) => bench::suite(&programs, &options).await,
         Suite::Conformance(options) => conformance::suite(&programs, &options).await,
         Suite::All { seconds } => all(&programs, seconds).await,
@@ -133,7 +145,17 @@ async fn all(programs: &Programs, seconds: u64) -> anyhow::Result<bool> {
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut good = true;
     let mut left_out = Vec::new();
-    for name in ["etcdctl", "exchange", "chaos", "repair", "mixed", "bench"] {
+    for name in [
+        "etcdctl",
+        "exchange",
+        "chaos",
+        "repair",
+        "recovery",
+        "bad-input",
+        "mixed",
+        "rotation",
+        "bench",
+    ] {
         if Instant::now() > end {
             left_out.push(name);
             continue;
@@ -154,6 +176,9 @@ async fn all(programs: &Programs, seconds: u64) -> anyhow::Result<bool> {
                 chaos::suite(programs, &options).await?
             }
             "repair" => repair::suite(programs, &[repair::Part::Directory]).await?,
+            "recovery" => recovery::suite(programs).await?,
+            "bad-input" => bad_input::suite(programs).await?,
+            "rotation" => rotation::suite(programs).await?,
             _ => {
                 let options = bench::Options {
                     quick: true,

@@ -203,30 +203,7 @@ async fn quorum(programs: &Programs) -> anyhow::Result<String> {
         .revision();
     ensure!(now > revision, "revision {now} after the recovery, {revision} before");
     // The leader survived, so everything acknowledged did. The history may be compacted: compare what keys hold now.
-    let mut newest = std::collections::BTreeMap::new();
-    for attempt in &summary.attempts {
-        if let crate::history::Outcome::Acked(revision) = attempt.outcome {
-            let entry = newest
-                .entry(attempt.key.clone())
-                .or_insert((revision, attempt.value.clone()));
-            if revision > entry.0 {
-                *entry = (revision, attempt.value.clone());
-            }
-        }
-    }
-    for (key, (revision, value)) in &newest {
-        let found = client.get(key.as_str(), None).await?;
-        let found = found
-            .kvs()
-            .first()
-            .with_context(|| format!("{key}, acknowledged at {revision}, is gone"))?;
-        ensure!(
-            found.mod_revision() > *revision || found.value() == value.as_bytes(),
-            "{key} = {value}, acknowledged at {revision}, is {:?} of {}",
-            found.value_str(),
-            found.mod_revision()
-        );
-    }
+    let kept = summary.newest_kept(&access).await?;
     let hash = access.equal_hash().await?;
     Ok(format!(
         "plan after {:.1} s, {}, done after {:.1} s; {} keys kept; revision {revision} -> {now}; {}; hash {hash}",
@@ -237,7 +214,7 @@ async fn quorum(programs: &Programs) -> anyhow::Result<String> {
             "acted by itself"
         },
         recovered.as_secs_f64(),
-        newest.len(),
+        kept,
         plan.map(|plan| format!("loss bound: {}", plan.loss_bound))
             .unwrap_or_default()
     ))
