@@ -125,10 +125,7 @@ async fn manifests(programs: &Programs, report: &mut Report) {
         let status = local.status().context("no status")?;
         ensure!(status.phase == "Running" && status.members.len() == 3, "{status:?}");
         local.access()?.client().await?.put("still", "there", None).await?;
-        Ok(format!(
-            "{} edits refused, each told; the cluster serves on",
-            bad.len()
-        ))
+        Ok(format!("{} edits refused, each told; the cluster serves on", bad.len()))
     };
     report.check("the same as edits of a running cluster", result.await);
 }
@@ -516,10 +513,7 @@ async fn full_disk(programs: &Programs, count: usize) -> anyhow::Result<String> 
     let value = vec![b'v'; 256 << 10];
     let mut written = 0;
     loop {
-        let full = local
-            .told()
-            .lines()
-            .any(|line| line.contains("no space left"));
+        let full = local.told().lines().any(|line| line.contains("no space left"));
         if full && (count == 1 || local.status().is_some_and(|status| status.ready_replicas < 2)) {
             break;
         }

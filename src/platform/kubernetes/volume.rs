@@ -15,7 +15,7 @@
 //!    marked compacted, so that watchers are told instead of misled.
 
 use crate::api::parts::Store as Written;
-use crate::backup::work::{Place, Secrets};
+use crate::backup::work::{Place, Secrets, Sought};
 use crate::backup::{Etcdutl, fetch};
 use crate::member::Connections;
 use crate::platform::ask::says;
@@ -314,7 +314,18 @@ impl Volume {
         let written: Written = serde_json::from_str(location)
             .map_err(|error| Error::Other(format!("--location cannot be read: {error}")))?;
         let place = Place::open(&written, &Mounted, Path::new("/"))?;
-        let key = place.key.clone().unwrap_or_default();
+        let key = match &place.key {
+            Some(key) => key.clone(),
+            None => match place.newest(&Sought::default()).await? {
+                Some(manifest) => manifest.artifact,
+                None => {
+                    let below = place.store.uri(&place.prefix);
+                    return Err(Error::Other(format!(
+                        "no manifest of a verified backup lies below {below}"
+                    )));
+                }
+            },
+        };
         let file = self.file("snapshot.db");
         files::remove(&file)?;
         let tool = Etcdutl {

@@ -155,7 +155,12 @@ impl Cluster {
                     .as_ref()
                     .and_then(|status| status.artifact.as_ref())
                     .and_then(|artifact| super::volume::key_of(&artifact.store))
-                    .ok_or_else(|| Failure::Other(format!("EtcdBackup {name} is not completed: nothing to restore")))?;
+                    .ok_or_else(|| {
+                        Failure::Other(format!(
+                            "EtcdBackup {name} is not completed: nothing to restore; when its status is lost, name the \
+                             place in bootstrap.restore.source.s3 with a prefix"
+                        ))
+                    })?;
                 let mut location = object.spec.destination.clone();
                 if let Some(s3) = &mut location.s3 {
                     (s3.prefix, s3.key) = (None, Some(key));
