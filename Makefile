@@ -3,7 +3,9 @@
 TOOLS ?= target/e2e-tools
 E2E = QUORATE_ETCD_BIN_DIR=$(abspath $(TOOLS)/bin) target/release/e2e
 
-.PHONY: help tools kube-tools release images e2e-local chaos bench conformance
+SEEDS ?= 2000
+
+.PHONY: help tools kube-tools release images simulate mutants e2e-local chaos bench conformance
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -16,6 +18,12 @@ kube-tools: ## and Kubernetes, coredns, local-path-provisioner, helm and versity
 
 release: ## our programs
 	cargo build --release --workspace --bins
+
+simulate: ## so many seeds of simulated clusters that break (SEEDS=2000, or MINUTES=480 for a night)
+	cargo run --profile simulate -p simulator -- $(if $(MINUTES),--minutes $(MINUTES),--seeds $(SEEDS))
+
+mutants: ## planted bugs, and how soon the simulator finds each
+	cargo run --profile simulate -p simulator --features mutants --target-dir target/mutants -- mutants
 
 e2e-local: release tools ## every suite on processes of this machine, some minutes
 	$(E2E) etcdctl

@@ -7,17 +7,18 @@ use std::process::Command;
 /// Who may use whom (ARCHITECTURE.md, "Arrows"). `quorate` may name the server's crates for its binary alone, see below.
 const ARROWS: &[(&str, &[&str])] = &[
     ("disk", &[]),
+    ("mutant", &[]),
     ("proto", &["tonic-prost-build"]),
     ("tonic-prost-build", &[]),
-    ("raft", &["proto"]),
-    ("bolt", &["disk"]),
-    ("wal", &["disk", "proto"]),
-    ("state-machine", &["bolt", "disk", "proto"]),
-    ("replica", &["raft", "wal", "state-machine", "disk", "proto"]),
+    ("raft", &["proto", "mutant"]),
+    ("bolt", &["disk", "mutant"]),
+    ("wal", &["disk", "proto", "mutant"]),
+    ("state-machine", &["bolt", "disk", "proto", "mutant"]),
+    ("replica", &["raft", "wal", "state-machine", "disk", "proto", "mutant"]),
     ("server", &["replica", "disk", "proto", "ctl"]),
     ("ctl", &["proto", "bolt", "wal", "state-machine", "disk"]),
     ("quorate", &["server", "ctl"]),
-    ("simulator", &["replica", "disk", "proto", "quorate"]),
+    ("simulator", &["replica", "disk", "proto", "quorate", "mutant"]),
     ("e2e", &[]),
 ];
 

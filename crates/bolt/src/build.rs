@@ -148,19 +148,24 @@ impl<'a, D: Disk> Build<'a, D> {
         self.grow()?;
         self.write_images()?;
         let shared = self.shared;
+        if !mutant::planted("G03") {
+            shared
+                .file
+                .sync_data()
+                .map_err(|source| shared.poison("sync", source))?;
+        }
+        let slot = if mutant::planted("Q18") { 0 } else { meta.slot() };
+        let page = meta.encode(slot, shared.page_size);
         shared
             .file
-            .sync_data()
-            .map_err(|source| shared.poison("sync", source))?;
-        let page = meta.encode(meta.slot(), shared.page_size);
-        shared
-            .file
-            .write_all_at(&page, shared.offset(meta.slot()))
+            .write_all_at(&page, shared.offset(slot))
             .map_err(|source| shared.poison("write the meta page of", source))?;
-        shared
-            .file
-            .sync_data()
-            .map_err(|source| shared.poison("sync the meta page of", source))?;
+        if !mutant::planted("Q34") {
+            shared
+                .file
+                .sync_data()
+                .map_err(|source| shared.poison("sync the meta page of", source))?;
+        }
         self.publish(meta, stored);
         Ok(())
     }

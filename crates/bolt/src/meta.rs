@@ -39,7 +39,7 @@ impl Meta {
             return Err(format!("version {} instead of {VERSION}", u32_at(body, 4)));
         }
         let sum = fnv1a(&body[..LEN - 8]);
-        if u64_at(body, LEN - 8) != sum {
+        if u64_at(body, LEN - 8) != sum && !mutant::planted("G04") {
             return Err("the checksum does not match".into());
         }
         let meta = Meta {

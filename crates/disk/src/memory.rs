@@ -16,7 +16,7 @@ mod names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{Disk, File, LockKind, Open};
@@ -51,6 +51,12 @@ struct World {
     operations: u64,
     faults: BTreeMap<u64, Fault>,
     capacity: Option<u64>,
+    /// Syncs say that all is well and do nothing.
+    lies: bool,
+    /// Syncs that lied.
+    lied: u64,
+    /// Where the last planned fault struck.
+    struck: Option<(&'static str, PathBuf)>,
     inodes: BTreeMap<u64, Inode>,
     names: Names,
     /// Open files: handle -> inode.
@@ -96,6 +102,9 @@ impl MemoryDisk {
             operations: 0,
             faults: BTreeMap::new(),
             capacity: None,
+            lies: false,
+            lied: 0,
+            struck: None,
             inodes: BTreeMap::new(),
             names: Names::default(),
             handles: BTreeMap::new(),
@@ -136,6 +145,43 @@ impl MemoryDisk {
     /// files are dead, locks are gone, planned faults are forgotten.
     pub fn crash(&self) {
         self.world().crash();
+    }
+
+    /// The process dies and the machine does not: open files are dead and locks are gone, while all that was written can be read,
+    /// as durable or not as it was before.
+    pub fn kill(&self) {
+        let mut world = self.world();
+        world.handles.clear();
+        world.faults.clear();
+        for inode in world.inodes.values_mut() {
+            inode.locks.clear();
+        }
+        world.collect();
+    }
+
+    /// Forgets planned faults.
+    pub fn forget_faults(&self) {
+        self.world().faults.clear();
+    }
+
+    /// Lets syncs lie from now on, or be honest again: they answer `Ok` and make nothing durable.
+    pub fn set_lying(&self, lies: bool) {
+        self.world().lies = lies;
+    }
+
+    /// Syncs that lied so far.
+    pub fn lied(&self) -> u64 {
+        self.world().lied
+    }
+
+    /// Which call the last planned fault struck, and on which file.
+    pub fn struck(&self) -> Option<(&'static str, PathBuf)> {
+        self.world().struck.clone()
+    }
+
+    /// Bytes that files take.
+    pub fn used(&self) -> u64 {
+        self.world().used()
     }
 
     /// Limits the bytes that files can hold; `None` for no limit. Too small a limit fails further growth only.
@@ -194,13 +240,16 @@ fn power_is_off() -> io::Error {
 
 impl World {
     /// Counts an operation and says what is to go wrong with it. `Err` when the power is off.
-    fn begin(&mut self) -> io::Result<Option<Fault>> {
+    fn begin(&mut self, call: &'static str, path: &dyn Fn(&World) -> PathBuf) -> io::Result<Option<Fault>> {
         if !self.powered {
             return Err(power_is_off());
         }
         let operation = self.operations;
         self.operations += 1;
         let fault = self.faults.remove(&operation);
+        if fault.is_some() {
+            self.struck = Some((call, path(self)));
+        }
         self.powered = !matches!(fault, Some(Fault::PowerLoss));
         Ok(fault)
     }
@@ -215,7 +264,12 @@ impl World {
 
     /// A change of names: done, failed, or begun as the power went.
     fn change_names(&mut self, change: NameChange) -> io::Result<()> {
-        match self.begin()? {
+        let (call, path) = match &change {
+            NameChange::Create { path, .. } => ("create", path),
+            NameChange::Remove { path } => ("remove", path),
+            NameChange::Rename { to, .. } => ("rename", to),
+        };
+        match self.begin(call, &|_| path.clone())? {
             Some(Fault::Error(kind)) => Err(kind.into()),
             Some(Fault::PowerLoss) => {
                 self.names.apply(change);
@@ -390,9 +444,13 @@ impl Disk for MemoryDisk {
         if !names::is_root(dir) && world.names.get(dir) != Some(Entry::Directory) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        match world.begin()? {
+        match world.begin("sync directory", &|_| dir.to_owned())? {
             Some(Fault::PowerLoss) => Err(power_is_off()),
             Some(Fault::Error(kind)) => Err(kind.into()),
+            None if world.lies => {
+                world.lied += 1;
+                Ok(())
+            }
             None => {
                 world.names.sync(dir);
                 world.collect();
@@ -422,7 +480,12 @@ impl MemoryFile {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let mut change = change;
-        let mut result = match world.begin()? {
+        let call = match &change {
+            Change::Write { .. } => "write",
+            Change::SetLen(_) => "truncate",
+            Change::Preallocate(_) => "preallocate",
+        };
+        let mut result = match world.begin(call, &|world| world.names.path_of(self.inode))? {
             None => Ok(()),
             Some(Fault::PowerLoss) => Err(power_is_off()),
             Some(Fault::Error(kind)) => {
@@ -471,7 +534,11 @@ impl File for MemoryFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut world = self.world()?;
-        let fault = world.begin()?;
+        let fault = world.begin("sync", &|world| world.names.path_of(self.inode))?;
+        if world.lies && fault.is_none() {
+            world.lied += 1;
+            return Ok(());
+        }
         let World { inodes, random, .. } = &mut *world;
         let inode = inodes.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?;
         match fault {

@@ -54,7 +54,7 @@ impl<S: Storage> RaftLog<S> {
         entries: Vec<Entry>,
         committed: u64,
     ) -> Result<Option<u64>, Error> {
-        if !self.matches(previous)? {
+        if !self.matches(previous)? && !(mutant::planted("Q05") && previous.index <= self.last_index()) {
             return Ok(None);
         }
         let last_new = previous.index + entries.len() as u64;
@@ -234,6 +234,9 @@ impl<S: Storage> RaftLog<S> {
     /// Whether a log that ends with `their` holds at least as much as this one.
     pub(crate) fn is_up_to_date(&self, their: EntryId) -> Result<bool, Error> {
         let own = self.last_entry_id()?;
+        if mutant::planted("Q07") {
+            return Ok(their.index >= own.index);
+        }
         Ok(their.term > own.term || their.term == own.term && their.index >= own.index)
     }
 
@@ -247,6 +250,10 @@ impl<S: Storage> RaftLog<S> {
 
     /// Commits up to `at` if that entry is of the leader's own term: older entries are committed only by the way.
     pub(crate) fn maybe_commit(&mut self, at: EntryId) -> Result<bool, Error> {
+        if at.index > self.committed && mutant::planted("G07") {
+            self.commit_to(at.index)?;
+            return Ok(true);
+        }
         if at.term != 0 && at.index > self.committed && self.matches(at)? {
             self.commit_to(at.index)?;
             return Ok(true);

@@ -235,6 +235,8 @@ impl<S: Storage> Raft<S> {
             _ => m.term = self.term,
         }
         match kind {
+            MessageType::MsgAppResp if m.to != self.id && mutant::planted("Q01") => self.msgs.push(m),
+            MessageType::MsgVoteResp if m.to != self.id && mutant::planted("Q02") => self.msgs.push(m),
             MessageType::MsgAppResp | MessageType::MsgVoteResp | MessageType::MsgPreVoteResp => {
                 self.msgs_after_append.push(m);
             }

@@ -66,6 +66,10 @@ impl ReadOnly {
         if self.unconfirmed.is_empty() {
             return Bytes::new();
         }
+        if mutant::planted("H38") {
+            let last = self.unconfirmed.back().and_then(|read| read.message.entries.first());
+            return last.map(|entry| entry.data.clone()).unwrap_or_default();
+        }
         Bytes::copy_from_slice(&self.newest().to_le_bytes())
     }
 
@@ -76,6 +80,16 @@ impl ReadOnly {
 
     /// `from` echoed `context`. Answers whether that was an acknowledgement.
     pub(crate) fn acknowledge(&mut self, from: u64, context: &[u8]) -> bool {
+        if mutant::planted("H38") {
+            let of = |read: &ReadRequest| read.message.entries.first().is_some_and(|entry| entry.data == context);
+            let Some(at) = self.unconfirmed.iter().rposition(of) else {
+                return false;
+            };
+            let position = self.confirmed + at as u64 + 1;
+            let ack = self.acks.entry(from).or_insert(0);
+            *ack = position.max(*ack);
+            return true;
+        }
         let Ok(bytes) = <[u8; 8]>::try_from(context) else {
             return false;
         };

@@ -138,7 +138,8 @@ fn begin<D: Disk>(
             commit: n as u64,
         },
     };
-    let wal = Wal::create_with(disk, &wal_dir, &metadata.encode_to_vec(), &hard_state, &entries)?;
+    let mut wal = Wal::create_with(disk, &wal_dir, &metadata.encode_to_vec(), &hard_state, &entries)?;
+    wal.set_segment_bytes(config.segment_bytes);
     let mut storage = MemoryStorage::new();
     storage.append(&entries).map_err(raft::Error::from)?;
     storage.set_hard_state(hard_state);
@@ -233,6 +234,7 @@ fn resume<D: Disk>(
     snapshotter.clean(snapshot + 1)?;
 
     let mut wal = wal;
+    wal.set_segment_bytes(config.segment_bytes);
     let mut hard_state = contents.hard_state;
     let mut entries = contents.entries;
     // A commit index alone is not synced; what the database holds was committed all the same.

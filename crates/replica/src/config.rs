@@ -74,6 +74,8 @@ pub struct Config {
     pub snapshot_count: u64,
     /// `--snapshot-catchup-entries`: entries kept in memory for slow followers.
     pub catch_up_entries: u64,
+    /// Bytes after which the log goes on in another file; only tests choose others than etcd's.
+    pub segment_bytes: u64,
     /// `--backend-batch-interval`: the time after which applied entries are committed to the database.
     pub commit_interval: Duration,
     /// Shortens the history when this member leads.
@@ -103,6 +105,7 @@ impl Default for Config {
             pre_vote: true,
             snapshot_count: 10_000,
             catch_up_entries: 5_000,
+            segment_bytes: wal::SEGMENT_BYTES,
             commit_interval: Duration::from_millis(100),
             auto_compaction: None,
             state: state_machine::Config::default(),

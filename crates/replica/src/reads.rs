@@ -39,6 +39,12 @@ struct Flight {
 impl Reads {
     pub fn arrive(&mut self, number: u64) {
         self.arrived = self.arrived.max(number);
+        if mutant::planted("Q11")
+            && let Some(flight) = &mut self.flight
+        {
+            flight.up_to = self.arrived;
+            self.asked = self.arrived;
+        }
     }
 
     /// Whether [`Reads::question`] has something to ask.
@@ -104,7 +110,7 @@ impl Reads {
     pub fn ready(&mut self, applied: u64) -> Option<u64> {
         let mut last = None;
         while let Some(&(index, up_to)) = self.confirmed.front()
-            && index <= applied
+            && (index <= applied || mutant::planted("Q12"))
         {
             last = Some(up_to);
             self.confirmed.pop_front();

@@ -538,7 +538,7 @@ impl<D: Disk> Replica<D> {
     fn note_leadership(&mut self, now: Uptime) {
         let (leader, term) = (self.raft.leader(), self.raft.term());
         let leads = self.raft.state() == StateType::Leader;
-        if self.leads && !leads {
+        if self.leads && !leads && !mutant::planted("Q25") {
             self.state.demote();
         }
         self.leads = leads;
@@ -611,6 +611,16 @@ impl<D: Disk> Replica<D> {
     /// The state: its readers, leases, members and sizes.
     pub fn state(&self) -> &StateMachine<D> {
         &self.state
+    }
+
+    /// What entries did, when the state machine's `audit` is set.
+    pub fn take_audits(&mut self) -> Vec<state_machine::Audit> {
+        self.state.take_audits()
+    }
+
+    /// The configuration that raft goes by.
+    pub fn conf_state(&self) -> proto::raftpb::ConfState {
+        self.raft.conf_state()
     }
 
     /// What the replica was told.

@@ -89,6 +89,13 @@ impl<D: Disk> Replica<D> {
             return Ok(());
         }
         let own = self.snapshots.force || self.applied() - self.snapshots.own_index > self.config.snapshot_count;
+        if own && mutant::planted("Q15") {
+            self.snapshots.own_index = self.applied();
+            self.snapshots.force = false;
+            let snapshot = self.snapshot_of_state();
+            self.persist_own(snapshot);
+            return Ok(());
+        }
         let needs_barrier = own || self.snapshots.take || !self.snapshots.wanted.is_empty();
         let in_time = now.saturating_sub(self.snapshots.committed_at) >= self.config.commit_interval;
         if !(needs_barrier || self.state.commit_due() || (in_time && self.state.has_uncommitted())) {
@@ -119,7 +126,7 @@ impl<D: Disk> Replica<D> {
     }
 
     pub(crate) fn committed_to_disk(&mut self, done: Committed<D>) -> Result<(), Fatal> {
-        if done.generation != self.snapshots.generation {
+        if done.generation != self.snapshots.generation && !mutant::planted("Q13") {
             return Ok(());
         }
         self.state.finish(done.committed);
@@ -151,6 +158,9 @@ impl<D: Disk> Replica<D> {
                 continue;
             }
             message.snapshot = Some(snapshot.clone());
+            if mutant::planted("Q14") {
+                message.snapshot = Some(self.snapshot_of_state());
+            }
             self.snapshots.sending += 1;
             self.outputs.push(Output::SendSnapshot {
                 message,
@@ -167,7 +177,7 @@ impl<D: Disk> Replica<D> {
     fn snapshot_of_state(&self) -> Snapshot {
         let position = self.state.applied();
         let metadata = SnapshotMetadata {
-            conf_state: Some(self.raft.conf_state()),
+            conf_state: Some(self.raft.conf_state()).filter(|_| !mutant::planted("G11")),
             index: position.index,
             term: position.term,
         };
@@ -237,7 +247,9 @@ impl<D: Disk> Replica<D> {
             .rename(&received, &path)
             .map_err(Fatal::io("renaming", &received))?;
         let dir = self.snapshotter.dir();
-        self.disk.sync_dir(dir).map_err(Fatal::io("syncing", dir))?;
+        if !mutant::planted("Q30") {
+            self.disk.sync_dir(dir).map_err(Fatal::io("syncing", dir))?;
+        }
         let restored = self.state.restore(self.disk.clone(), &path);
         restored.map_err(|source| Fatal::Database {
             path: path.clone(),
@@ -247,7 +259,11 @@ impl<D: Disk> Replica<D> {
         if applied != index {
             return Err(Fatal::ReceivedDatabase { path, applied, index });
         }
-        self.snapshotter.clean(index)?;
+        if mutant::planted("H05") {
+            self.snapshotter.clean(index)?;
+        }
+        // Another database may be on its way in, under a temporary name.
+        self.snapshotter.forget_received(index)?;
         let snapshots = &mut self.snapshots;
         snapshots.generation += 1;
         snapshots.committing = false;

@@ -63,6 +63,10 @@ impl<D: Disk> LogWriter<D> {
         let mut due = false;
         for job in &jobs {
             if let Some(snapshot) = &job.received {
+                if mutant::planted("H06") {
+                    self.wal.append(&job.hard_state, &[])?;
+                    self.wal.sync()?;
+                }
                 self.save_snapshot(snapshot)?;
             }
             due |= self.wal.append(&job.hard_state, &job.entries)?;
@@ -76,7 +80,7 @@ impl<D: Disk> LogWriter<D> {
                 self.give_up_before(snapshot)?;
             }
         }
-        if due {
+        if due && !mutant::planted("H01") {
             self.wal.sync()?;
         }
         Ok(Persisted { jobs })

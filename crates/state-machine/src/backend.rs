@@ -59,6 +59,8 @@ pub struct Backend<D: Disk> {
     ops: usize,
     bytes: usize,
     committing: bool,
+    /// A hash of the writes since it was last taken; nobody asks for it outside of a simulator.
+    writes: Option<u64>,
 }
 
 /// Reads the backend from any thread. Cheap to clone.
@@ -130,6 +132,7 @@ impl<D: Disk> Backend<D> {
             ops: 0,
             bytes: 0,
             committing: false,
+            writes: None,
         })
     }
 
@@ -147,7 +150,25 @@ impl<D: Disk> Backend<D> {
 
     fn set(&mut self, bucket: Bucket, key: Bytes, value: Option<Bytes>) {
         self.ops += 1;
+        if let Some(hash) = &mut self.writes {
+            *hash = mix(*hash, bucket.name());
+            *hash = mix(*hash, &key);
+            *hash = match &value {
+                Some(value) => mix(*hash, value),
+                None => hash.rotate_left(7),
+            };
+        }
         self.reader.with_mut(|layers| layers.active.set(bucket, key, value));
+    }
+
+    /// Whether to hash what is written from now on.
+    pub(crate) fn hash_writes(&mut self, wanted: bool) {
+        self.writes = wanted.then_some(0);
+    }
+
+    /// The hash of the writes since this was last asked; 0 without [`Backend::hash_writes`].
+    pub(crate) fn take_writes_hash(&mut self) -> u64 {
+        self.writes.as_mut().map_or(0, std::mem::take)
     }
 
     /// The value of a key.
@@ -266,6 +287,18 @@ impl<D: Disk> Backend<D> {
     pub fn snapshot(&self) -> bolt::ReadTx<D> {
         self.reader.with(|layers| layers.file.clone())
     }
+}
+
+/// FNV-1a over eight bytes at a time, with the length: to compare, not to defend.
+fn mix(hash: u64, bytes: &[u8]) -> u64 {
+    let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
+    let mut hash = step(hash ^ 0xcbf2_9ce4_8422_2325, bytes.len() as u64);
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        hash = step(hash, u64::from_le_bytes(word));
+    }
+    hash
 }
 
 impl<D: Disk> Reader<D> {

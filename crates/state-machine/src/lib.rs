@@ -22,9 +22,11 @@ pub mod version;
 
 /// The database as of a commit; what a snapshot for a peer or a backup is streamed from.
 pub use bolt::ReadTx as FileView;
+/// Checks the structure of a database file, page by page.
+pub use bolt::check as check_file;
 
 pub use apply::{Action, Applied, BadEntry, ConfChangeApplied, Fatal, Response};
 pub use auth::{Auth, AuthInfo};
 pub use error::{Code, Error};
 pub use lease::Uptime;
-pub use machine::{Config, OpenError, Position, StateMachine};
+pub use machine::{Audit, Config, OpenError, Position, StateMachine};

@@ -50,6 +50,8 @@ pub struct Config {
     pub server_version: Version,
     /// The database.
     pub backend: Options,
+    /// Keep an [`Audit`] of every entry, until [`StateMachine::take_audits`]: for simulators, which compare members by it.
+    pub audit: bool,
 }
 
 impl Default for Config {
@@ -63,8 +65,24 @@ impl Default for Config {
             token_ttl: crate::auth::TOKEN_TTL,
             server_version: Version::SERVER,
             backend: Options::default(),
+            audit: false,
         }
     }
+}
+
+/// What an entry did to the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// The entry.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// Its type, as raft numbers them.
+    pub kind: i32,
+    /// Its data.
+    pub data: Bytes,
+    /// A hash of every write that it made, in order.
+    pub writes: u64,
 }
 
 /// Why a database cannot be opened.
@@ -129,6 +147,7 @@ pub struct StateMachine<D: Disk> {
     /// Whether the database lags behind `position`.
     position_moved: bool,
     conf_state: Option<ConfState>,
+    audits: Vec<Audit>,
 }
 
 impl<D: Disk> StateMachine<D> {
@@ -137,13 +156,20 @@ impl<D: Disk> StateMachine<D> {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(disk: D, path: &Path, config: Config) -> Result<StateMachine<D>, OpenError> {
-        let backend = Backend::open(disk, path, config.backend.clone())?;
+        let mut backend = Backend::open(disk, path, config.backend.clone())?;
+        backend.hash_writes(config.audit);
         let tables = Tables::read(&backend, &config)?;
         let (store, leased) = Store::open(&backend)?;
         let leases = Leases::new(config.lease);
-        leases.recover(tables.leases, leased);
+        let mut leases_found = tables.leases;
+        if mutant::planted("H23") {
+            leases_found.retain(|lease| lease.id > 0);
+        }
+        leases.recover(leases_found, leased);
         let auth = Auth::new(leases.clone(), config.token_ttl);
-        tables.auth.recover(&auth)?;
+        if !mutant::planted("H16") {
+            tables.auth.recover(&auth)?;
+        }
         let mut machine = StateMachine {
             config,
             backend,
@@ -155,8 +181,10 @@ impl<D: Disk> StateMachine<D> {
             position: tables.position,
             position_moved: false,
             conf_state: tables.conf_state,
+            audits: Vec::new(),
         };
         machine.complete()?;
+        machine.backend.take_writes_hash();
         Ok(machine)
     }
 
@@ -166,11 +194,15 @@ impl<D: Disk> StateMachine<D> {
     /// # Errors
     /// See [`OpenError`]. The state machine must not be used after one.
     pub fn restore(&mut self, disk: D, path: &Path) -> Result<(), OpenError> {
-        let backend = Backend::open(disk, path, self.config.backend.clone())?;
+        let mut backend = Backend::open(disk, path, self.config.backend.clone())?;
+        backend.hash_writes(self.config.audit);
         let tables = Tables::read(&backend, &self.config)?;
         let leased = self.store.restore(&backend)?;
-        self.leases.recover(tables.leases, leased);
-        tables.auth.recover(&self.auth)?;
+        let leases = if mutant::planted("G14") { Vec::new() } else { tables.leases };
+        self.leases.recover(leases, leased);
+        if !mutant::planted("H18") {
+            tables.auth.recover(&self.auth)?;
+        }
         self.backend = backend;
         self.alarms = tables.alarms;
         self.cluster = tables.cluster;
@@ -178,6 +210,7 @@ impl<D: Disk> StateMachine<D> {
         self.position_moved = false;
         self.conf_state = tables.conf_state;
         self.complete()?;
+        self.backend.take_writes_hash();
         Ok(())
     }
 
@@ -205,6 +238,8 @@ impl<D: Disk> StateMachine<D> {
         if !self.is_due(entry)? {
             return Ok(applied);
         }
+        // What compactions wrote since the last entry is no part of this one.
+        self.backend.take_writes_hash();
         if !entry.data.is_empty() {
             let decoded = Decoded::read(&entry.data).map_err(|reason| self.bad(entry, reason))?;
             applied.id = decoded.id;
@@ -230,6 +265,20 @@ impl<D: Disk> StateMachine<D> {
             term: entry.term,
         };
         self.position_moved = true;
+        if self.config.audit {
+            self.audits.push(Audit {
+                index: entry.index,
+                term: entry.term,
+                kind: entry.r#type,
+                data: entry.data.clone(),
+                writes: self.backend.take_writes_hash(),
+            });
+        }
+    }
+
+    /// What entries did since this was last asked, if [`Config::audit`] is set.
+    pub fn take_audits(&mut self) -> Vec<Audit> {
+        std::mem::take(&mut self.audits)
     }
 
     pub(crate) fn bad(&self, entry: &Entry, reason: BadEntry) -> Fatal {
@@ -247,6 +296,8 @@ impl<D: Disk> StateMachine<D> {
             conf_state_to_json(&conf_state).into(),
         );
         self.conf_state = Some(conf_state);
+        // Belongs to an entry that was audited already.
+        self.backend.take_writes_hash();
     }
 
     /// The configuration that raft starts with: the one that the members of the database make up. `None` in a fresh database.
@@ -297,7 +348,13 @@ impl<D: Disk> StateMachine<D> {
         if !std::mem::take(&mut self.position_moved) {
             return;
         }
-        let Position { index, term } = self.position;
+        let Position { mut index, term } = self.position;
+        if mutant::planted("G10") {
+            index -= 1;
+        }
+        if mutant::planted("H02") {
+            index += 1;
+        }
         self.backend.put(
             Bucket::Meta,
             Bytes::from_static(schema::CONSISTENT_INDEX),

@@ -300,6 +300,9 @@ impl Membership {
                 // Only the URLs: the context of an update says nothing about the role (etcd #21694).
                 let member = self.members.get_mut(&update.id)?;
                 member.peer_urls = update.peer_urls;
+                if mutant::planted("H49") {
+                    member.is_learner = update.is_learner;
+                }
                 Some(member.clone())
             }
         }

@@ -243,7 +243,7 @@ impl<'a, F: File> Decoder<'a, F> {
                     Some(kind) => {
                         let data = record.data.unwrap_or_default();
                         let crc = crc32c::crc32c_append(self.crc, &data);
-                        if crc == record.crc {
+                        if crc == record.crc || mutant::planted("H09") {
                             self.crc = crc;
                             self.offset = start + FRAME_HEAD + size;
                             return Ok(Some(Record {

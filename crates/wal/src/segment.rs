@@ -72,6 +72,11 @@ impl<D: Disk> Wal<D> {
         Wal::build(disk, dir, metadata, segment_bytes, &HardState::default(), &[])
     }
 
+    /// Cuts files at another size than [`SEGMENT_BYTES`] from now on.
+    pub fn set_segment_bytes(&mut self, segment_bytes: u64) {
+        self.segment_bytes = segment_bytes;
+    }
+
     fn build(
         disk: &D,
         dir: &Path,
@@ -158,9 +163,11 @@ impl<D: Disk> Wal<D> {
             .file
             .len()
             .map_err(Error::io("reading the length of", &tail.path))?;
-        tail.file
-            .set_len(pass.end)
-            .map_err(Error::io("truncating", &tail.path))?;
+        if !mutant::planted("Q32") {
+            tail.file
+                .set_len(pass.end)
+                .map_err(Error::io("truncating", &tail.path))?;
+        }
         tail.file
             .preallocate(len)
             .map_err(Error::io("allocating", &tail.path))?;
@@ -186,7 +193,7 @@ impl<D: Disk> Wal<D> {
     /// [`Wal::open`], cutting a torn tail off first if there is one.
     pub fn open_or_repair(disk: &D, dir: &Path, start: &walpb::Snapshot) -> Result<(Wal<D>, Contents), Error> {
         match Wal::open(disk, dir, start) {
-            Err(Error::Torn { .. }) => {
+            Err(Error::Torn { .. }) if !mutant::planted("H08") => {
                 repair(disk, dir)?;
                 Wal::open(disk, dir, start)
             }
@@ -205,6 +212,12 @@ impl<D: Disk> Wal<D> {
         let mut due = !entries.is_empty();
         if *hard_state != HardState::default() {
             due |= hard_state.term != self.state.term || hard_state.vote != self.state.vote;
+            if mutant::planted("G06") {
+                let forgotten = HardState { vote: 0, ..*hard_state };
+                self.encoder.message(&mut self.pending, Kind::State, &forgotten);
+                self.state = *hard_state;
+                return Ok(due);
+            }
             self.encoder.message(&mut self.pending, Kind::State, hard_state);
             self.state = *hard_state;
         }
@@ -219,7 +232,14 @@ impl<D: Disk> Wal<D> {
     /// Makes everything appended so far durable.
     pub fn sync(&mut self) -> Result<(), Error> {
         self.flush()?;
+        if mutant::planted("G01") {
+            return Ok(());
+        }
         let tail = self.held.last().expect("a log has a segment");
+        if mutant::planted("Q19") {
+            tail.file.sync_data().or_else(|_| tail.file.sync_data()).ok();
+            return Ok(());
+        }
         tail.file.sync_data().map_err(|error| {
             self.poisoned = true;
             Error::io("syncing", &tail.path)(error)
@@ -260,7 +280,10 @@ impl<D: Disk> Wal<D> {
             parse_pair(name, ".wal").map_or(0, |(_, first)| first)
         };
         let reached = self.held.iter().position(|segment| first(segment) >= index);
-        let keep_from = reached.unwrap_or(self.held.len()).saturating_sub(1);
+        let mut keep_from = reached.unwrap_or(self.held.len()).saturating_sub(1);
+        if mutant::planted("Q16") {
+            keep_from = (keep_from + 1).min(self.held.len() - 1);
+        }
         self.held.drain(..keep_from);
     }
 
@@ -305,6 +328,9 @@ impl<D: Disk> Wal<D> {
     }
 
     fn head(&mut self) {
+        if mutant::planted("G12") {
+            self.encoder = Encoder::default();
+        }
         self.encoder.crc(&mut self.pending);
         self.encoder.data(&mut self.pending, Kind::Metadata, &self.metadata);
     }
@@ -355,7 +381,9 @@ impl<D: Disk> Wal<D> {
             .rename(&next.path, &path)
             .map_err(Error::io("renaming", &next.path))?;
         next.path = path;
-        self.disk.sync_dir(&self.dir).map_err(Error::io("syncing", &self.dir))?;
+        if !mutant::planted("G02") {
+            self.disk.sync_dir(&self.dir).map_err(Error::io("syncing", &self.dir))?;
+        }
         self.allocate_ahead()
     }
 

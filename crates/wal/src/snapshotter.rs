@@ -58,6 +58,9 @@ impl<D: Disk> Snapshotter<D> {
         self.disk
             .rename(&building, &path)
             .map_err(Error::io("renaming", &building))?;
+        if mutant::planted("Q33") {
+            return Ok(());
+        }
         self.disk.sync_dir(&self.dir).map_err(Error::io("syncing", &self.dir))
     }
 
@@ -116,13 +119,25 @@ impl<D: Disk> Snapshotter<D> {
         self.dir.join(format!("{index:016x}.snap.db"))
     }
 
-    /// Removes what earlier runs left half done: `tmp*` files, and received databases older than `index`.
+    /// Removes what earlier runs left half done: `tmp*` files, and received databases older than `index`. Only before anything else
+    /// uses the directory: what is being written now has such a name too.
     pub fn clean(&self, index: u64) -> Result<(), Error> {
+        self.remove_where(|name, received| {
+            name.starts_with("tmp") || name.starts_with("db.tmp") || received.is_some_and(|at| at < index)
+        })
+    }
+
+    /// Removes received databases older than `index`, and leaves alone what is being written.
+    pub fn forget_received(&self, index: u64) -> Result<(), Error> {
+        self.remove_where(|_, received| received.is_some_and(|at| at < index))
+    }
+
+    fn remove_where(&self, due: impl Fn(&str, Option<u64>) -> bool) -> Result<(), Error> {
         for name in self.disk.list(&self.dir).map_err(Error::io("listing", &self.dir))? {
             let received = name
                 .strip_suffix(".snap.db")
                 .and_then(|hex| u64::from_str_radix(hex, 16).ok());
-            if name.starts_with("tmp") || name.starts_with("db.tmp") || received.is_some_and(|at| at < index) {
+            if due(&name, received) {
                 let path = self.dir.join(name);
                 self.disk.remove(&path).map_err(Error::io("removing", &path))?;
             }

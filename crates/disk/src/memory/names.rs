@@ -82,6 +82,12 @@ impl Names {
         self.live.get(path).copied()
     }
 
+    /// The name of a file; empty when it has none any more.
+    pub fn path_of(&self, inode: u64) -> PathBuf {
+        let found = self.live.iter().find(|(_, entry)| **entry == Entry::File(inode));
+        found.map(|(path, _)| path.clone()).unwrap_or_default()
+    }
+
     pub fn parent_exists(&self, path: &Path) -> io::Result<()> {
         match path.parent() {
             Some(parent) if is_root(parent) => Ok(()),

@@ -29,6 +29,12 @@ impl MajorityConfig {
             *slot = acked(id).unwrap_or(0);
         }
         reached.sort_unstable();
+        if n > 1 && mutant::planted("G08") {
+            return Index(reached[n - n / 2]);
+        }
+        if mutant::planted("G05") {
+            return Index(reached[n - 1]);
+        }
         Index(reached[n - (n / 2 + 1)])
     }
 
@@ -45,7 +51,10 @@ impl MajorityConfig {
                 None => missing += 1,
             }
         }
-        let quorum = self.0.len() / 2 + 1;
+        let mut quorum = self.0.len() / 2 + 1;
+        if mutant::planted("Q31") {
+            quorum = (self.0.len() / 2).max(1);
+        }
         if yes >= quorum {
             VoteResult::Won
         } else if yes + missing >= quorum {

@@ -215,6 +215,7 @@ impl<S: Storage> Raft<S> {
         };
         let can_vote =
             self.vote == m.from || (self.vote == NONE && self.lead == NONE) || (pre_vote && m.term > self.term);
+        let can_vote = can_vote || mutant::planted("Q08");
         let mut reply = message(reply_kind, m.from);
         if can_vote
             && self.log.is_up_to_date(EntryId {

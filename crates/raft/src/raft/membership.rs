@@ -40,7 +40,7 @@ impl<S: Storage> Raft<S> {
             return Ok(conf_state);
         }
         if !is_member || self.is_learner {
-            if self.step_down_on_removal {
+            if self.step_down_on_removal && !mutant::planted("Q03") {
                 self.become_follower(self.term, NONE);
             }
             return Ok(conf_state);

@@ -23,7 +23,7 @@ impl<S: Storage> Raft<S> {
                 "it carries no request",
             ));
         }
-        if !self.committed_in_current_term()? {
+        if !self.committed_in_current_term()? && !mutant::planted("H39") {
             self.pending_reads.push(m);
             return Ok(());
         }
@@ -33,7 +33,7 @@ impl<S: Storage> Raft<S> {
 
     fn start_read(&mut self, m: Message) {
         let index = self.log.committed;
-        if self.tracker.is_only_voter(self.id) || self.read_only.option == ReadOnlyOption::LeaseBased {
+        if mutant::planted("G09") || self.tracker.is_only_voter(self.id) || self.read_only.option == ReadOnlyOption::LeaseBased {
             self.answer_read(m, index);
             return;
         }

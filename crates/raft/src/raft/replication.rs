@@ -140,7 +140,10 @@ impl<S: Storage> Raft<S> {
             return;
         };
         // A follower must not commit what it may not have.
-        let commit = progress.matched.min(self.log.committed);
+        let mut commit = progress.matched.min(self.log.committed);
+        if mutant::planted("Q04") {
+            commit = self.log.committed;
+        }
         progress.sent_commit = commit;
         let mut heartbeat = message(MessageType::MsgHeartbeat, to);
         heartbeat.commit = commit;

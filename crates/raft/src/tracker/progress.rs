@@ -139,6 +139,9 @@ impl Progress {
         }
         // Not below matched + 1: a reordered rejection must not undo what was acknowledged.
         self.next = rejected.min(hint.saturating_add(1)).max(self.matched + 1);
+        if mutant::planted("H45") {
+            self.next = rejected.min(hint.saturating_add(1)).max(1);
+        }
         self.sent_commit = self.sent_commit.min(self.next - 1);
         self.msg_app_flow_paused = false;
         true

@@ -184,7 +184,11 @@ impl<D: Disk> StateMachine<D> {
     }
 
     fn lease_grant(&mut self, request: &pb::LeaseGrantRequest, term: u64, now: Uptime) -> Answer {
-        let record = self.leases.write().grant(request.id, request.ttl, now)?;
+        let mut wanted = request.ttl;
+        if mutant::planted("G17") {
+            wanted += i64::from(now.subsec_millis() > 500);
+        }
+        let record = self.leases.write().grant(request.id, wanted, now)?;
         self.backend
             .put(Bucket::Lease, lease_key(record.id), encode_lease(&record));
         let header = Some(self.header(term));
@@ -198,14 +202,19 @@ impl<D: Disk> StateMachine<D> {
 
     /// Deletes the keys in order and the lease with them, in one transaction and one commit.
     fn lease_revoke(&mut self, request: &pb::LeaseRevokeRequest, term: u64) -> Answer {
-        let keys = self.leases.read().keys(request.id)?;
+        let mut keys = self.leases.read().keys(request.id)?;
+        if mutant::planted("G16") && self.config.member_id % 2 == 1 {
+            keys.reverse();
+        }
         let mut write = self.store.write(&mut self.backend);
         for key in &keys {
             write.delete_range(Span::new(key, b""));
         }
         let changes = write.end();
         self.leases.follow(&changes);
-        self.leases.write().remove(request.id)?;
+        if !mutant::planted("H25") {
+            self.leases.write().remove(request.id)?;
+        }
         self.backend.delete(Bucket::Lease, lease_key(request.id));
         Ok(Response::LeaseRevoke(pb::LeaseRevokeResponse {
             header: Some(self.header(term)),

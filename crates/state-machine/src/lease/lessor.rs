@@ -244,6 +244,10 @@ impl Lessor {
         self.primary = true;
         let ids: Vec<i64> = self.leases.keys().copied().collect();
         for id in ids {
+            if mutant::planted("Q24") {
+                let lease = self.leases.get_mut(&id);
+                lease.into_iter().for_each(|lease| lease.remaining_ttl = 1);
+            }
             self.refresh(id, extend, now);
             self.schedule_checkpoint(id, now);
         }

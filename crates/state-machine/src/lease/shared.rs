@@ -83,7 +83,9 @@ impl Leases {
         }
         let mut table = self.write();
         for change in &changes.changes {
-            table.detach(&change.kv.key);
+            if !mutant::planted("Q22") {
+                table.detach(&change.kv.key);
+            }
             if !change.deleted && change.kv.lease != 0 {
                 // The transaction was checked: its leases exist.
                 let _gone = table.attach(change.kv.lease, change.kv.key.clone());

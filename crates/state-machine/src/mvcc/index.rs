@@ -53,6 +53,15 @@ impl History {
             return (0, None);
         };
         let stamp = &self.stamps[last];
+        if !stamp.tombstone && mutant::planted("G13") {
+            return (after, None);
+        }
+        if mutant::planted("H29") {
+            return match stamp.tombstone {
+                true => (after, None),
+                false => (last, Some(stamp)),
+            };
+        }
         match stamp.tombstone && stamp.revision.main < at {
             true => (after, None),
             false => (last, Some(stamp)),

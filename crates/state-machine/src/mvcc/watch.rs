@@ -153,6 +153,9 @@ pub(super) fn notify<D: Disk>(shared: &Shared<D>, changes: &Changes) {
 
 /// What a key was before a revision; nothing when it was not there or that is compacted away.
 fn previous_of<D: Disk>(view: &ReadView<D>, key: &[u8], revision: i64) -> Result<Option<KeyValue>, Error> {
+    if mutant::planted("Q36") {
+        return Ok(view.get(key)?.map(detached));
+    }
     match revision - 1 < view.compact_revision() {
         true => Ok(None),
         false => Ok(view.get_at(key, revision - 1)?.map(detached)),

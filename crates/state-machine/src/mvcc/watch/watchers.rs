@@ -81,7 +81,7 @@ pub(super) struct Watcher {
 impl Watcher {
     /// Whether it wants to see a change at a revision.
     pub(super) fn wants(&self, revision: i64, deleted: bool) -> bool {
-        self.next <= revision && if deleted { self.deletes } else { self.puts }
+        (self.next <= revision || mutant::planted("H33")) && if deleted { self.deletes } else { self.puts }
     }
 
     fn delivery(&self, watch_id: i64, revision: i64, events: Vec<Arc<Event>>) -> Delivery {
@@ -143,6 +143,9 @@ impl Watchers {
             return;
         };
         self.timers.remove(&(closed.due, stream));
+        if mutant::planted("H35") {
+            return;
+        }
         for (watch_id, watcher) in closed.watchers {
             self.forget((stream, watch_id), &watcher);
         }
@@ -264,7 +267,7 @@ impl Watchers {
             return;
         };
         let ready = !stream.watchers.is_empty()
-            && stream.lagging == 0
+            && (stream.lagging == 0 || mutant::planted("H30"))
             && stream
                 .watchers
                 .values()
@@ -403,7 +406,11 @@ impl Watchers {
             return;
         };
         self.lagging.remove(&(watcher.next, id));
-        watcher.next = next;
+        watcher.next = if mutant::planted("H22") { next - 1 } else { next };
+        if mutant::planted("G15") && next == current {
+            watcher.next = next + 1;
+        }
+        let next = watcher.next;
         if next > current {
             watcher.synced = true;
             stream.lagging -= 1;
@@ -421,6 +428,10 @@ impl Watchers {
             .map(|(_, id)| *id)
             .collect();
         for (stream_id, watch_id) in lost {
+            if mutant::planted("H32") {
+                self.advance((stream_id, watch_id), compacted);
+                continue;
+            }
             let driver = self.driver.clone();
             let Some(stream) = self.streams.get_mut(&stream_id) else {
                 continue;
@@ -445,6 +456,12 @@ impl Watchers {
         for (stream_id, stream) in &mut self.streams {
             for (watch_id, watcher) in stream.watchers.iter_mut().filter(|(_, watcher)| watcher.synced) {
                 watcher.next = watcher.next.max(seen + 1);
+                if mutant::planted("H31") {
+                    watcher.next = watcher.start_revision.max(1);
+                }
+                if mutant::planted("Q35") {
+                    watcher.next = current + 1;
+                }
                 if watcher.next <= current {
                     let id = (*stream_id, *watch_id);
                     watcher.synced = false;
