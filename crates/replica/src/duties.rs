@@ -18,7 +18,7 @@ use state_machine::auth::ROOT;
 use state_machine::version::Version;
 use state_machine::{Action, Error, Response, Uptime};
 
-use crate::io::{Input, Output};
+use crate::io::Output;
 use crate::replica::Replica;
 use crate::{Fatal, versions};
 
@@ -45,6 +45,7 @@ pub(crate) struct Duties {
     /// Answers that wait for the alarm.
     pub after_alarm: Vec<(u64, Result<Response, Error>)>,
     leases_at: Uptime,
+    ticked_at: Option<Uptime>,
     versions_at: Option<Uptime>,
     /// Compactions done in memory, told once they are durable.
     pub compacted: Vec<i64>,
@@ -60,6 +61,11 @@ impl<D: Disk> Replica<D> {
     /// Called every tick.
     pub(crate) fn do_duties(&mut self, now: Uptime) -> Result<(), Fatal> {
         self.publish_if_needed(now);
+        // Time went by without this member: it may lead no longer and not know it yet. Before it ends a lease, a quorum confirms it.
+        let before = self.duties.ticked_at.replace(now).unwrap_or(now);
+        if now.saturating_sub(before) > 3 * self.config.tick && !mutant::planted("H40") {
+            self.duties.leases_at = now + 2 * self.config.election_timeout();
+        }
         let leads = self.leads();
         let revision = self.state.store().current_revision();
         if let Some(compactor) = &mut self.compactor
@@ -195,7 +201,8 @@ impl<D: Disk> Replica<D> {
         while self.errands.len() > 10_000 {
             self.errands.pop_first();
         }
-        self.feed(Input::Propose(Bytes::from(request.encode_to_vec())), now)?;
+        let as_leader = request.lease_revoke.is_some() || request.lease_checkpoint.is_some();
+        self.queue_proposal(Bytes::from(request.encode_to_vec()), as_leader, now);
         Ok(id)
     }
 

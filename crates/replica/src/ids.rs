@@ -18,7 +18,11 @@ impl RequestIds {
     pub fn new(member_id: u64, unix_ms: u64) -> RequestIds {
         RequestIds {
             prefix: member_id << 48,
-            suffix: AtomicU64::new(if mutant::planted("Q29") { 0 } else { (unix_ms & ((1 << 40) - 1)) << 8 }),
+            suffix: AtomicU64::new(if mutant::planted("Q29") {
+                0
+            } else {
+                (unix_ms & ((1 << 40) - 1)) << 8
+            }),
         }
     }
 

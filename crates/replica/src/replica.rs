@@ -39,6 +39,8 @@ const APPLY_BUDGET: usize = 256;
 struct Proposal {
     data: Bytes,
     since: Uptime,
+    /// Decided by this member as the leader: it means nothing once another one leads, and must not be forwarded.
+    as_leader: bool,
 }
 
 /// Committed entries on their way into the state, and what to tell raft afterwards.
@@ -175,7 +177,7 @@ impl<D: Disk> Replica<D> {
         match input {
             Input::Tick => self.tick(now)?,
             Input::Message(message) => self.receive(message)?,
-            Input::Propose(data) => self.proposals.push_back(Proposal { data, since: now }),
+            Input::Propose(data) => self.queue_proposal(data, false, now),
             Input::ProposeConfChange(change) => {
                 let id = change.id;
                 if let Err(error) = self.raft.propose_conf_change(change) {
@@ -265,12 +267,24 @@ impl<D: Disk> Replica<D> {
         Ok(std::mem::take(&mut self.outputs))
     }
 
+    pub(crate) fn queue_proposal(&mut self, data: Bytes, as_leader: bool, now: Uptime) {
+        self.proposals.push_back(Proposal {
+            data,
+            since: now,
+            as_leader,
+        });
+    }
+
     fn may_propose(&self) -> bool {
         !self.proposals_blocked && self.raft.leader() != raft::NONE
     }
 
     /// Hands waiting requests to raft, all in one go: one append, one write, one message per peer.
     fn propose(&mut self) -> Result<(), Fatal> {
+        // A lease that ran out here may live on under the new leader (etcd #15247).
+        if self.raft.state() != StateType::Leader && !mutant::planted("H40") {
+            self.proposals.retain(|proposal| !proposal.as_leader);
+        }
         if self.proposals.is_empty() || !self.may_propose() {
             return Ok(());
         }

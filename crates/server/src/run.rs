@@ -220,6 +220,10 @@ impl Run {
         self.replica.feed(input, self.settings.clock.elapsed())
     }
 
+    fn stood_still(&self) -> bool {
+        Instant::now().saturating_duration_since(self.next_tick) > 2 * self.tick
+    }
+
     fn on_tick(&mut self, now: Instant) -> Result<(), Fatal> {
         let late = now.duration_since(self.next_tick);
         if late > self.tick && self.replica.leads() {
@@ -308,6 +312,12 @@ impl Run {
                 Ok(())
             }
             Command::TransferLeader { target } => self.feed(Input::TransferLeader(target)),
+            // A leader that stood still may lead no longer and not know it yet: it asks before it promises a lease its life (etcd
+            // etcdserver/v3_server.go, ensureLeadership).
+            Command::LeaseRenew { id, reply } if self.replica.leads() && self.stood_still() => {
+                let number = self.waiters.renewal_to_confirm(id, reply);
+                self.feed(Input::Read(number))
+            }
             Command::LeaseRenew { id, reply } => {
                 self.waiters.renewals.push((id, reply));
                 self.renew();
@@ -427,7 +437,11 @@ impl Run {
                 }
             }
             Output::Configured { id, result } => self.waiters.configured(id, result.map(|all| to_proto(all.iter()))),
-            Output::ReadsReady(number) => self.waiters.reads_ready(number),
+            Output::ReadsReady(number) => {
+                if self.waiters.reads_ready(number) {
+                    self.renew();
+                }
+            }
             Output::Leader { leader, term } => self.publish_leader(leader, term),
             Output::ClusterChanged => self.publish_cluster(),
             Output::Compacted(revision) => self.waiters.compacted(revision),

@@ -142,7 +142,10 @@ pub fn table(campaign: &Campaign) -> String {
     };
     let took = campaign.took.as_secs_f64();
     line("seeds", figures.seeds.to_string());
-    line("wall time", format!("{took:.1} s, {:.1} seeds/s", figures.seeds as f64 / took.max(0.001)));
+    line(
+        "wall time",
+        format!("{took:.1} s, {:.1} seeds/s", figures.seeds as f64 / took.max(0.001)),
+    );
     line("simulated time", format!("{:.2} hours", hours(figures)));
     line("events", figures.events.to_string());
     line("raft messages", figures.messages.to_string());
@@ -164,7 +167,12 @@ pub fn table(campaign: &Campaign) -> String {
     line("database files checked", figures.fsck.to_string());
     line(
         "seeds run twice",
-        format!("{}, {} differed {:?}", campaign.rechecked, campaign.different.len(), campaign.different),
+        format!(
+            "{}, {} differed {:?}",
+            campaign.rechecked,
+            campaign.different.len(),
+            campaign.different
+        ),
     );
     line("failures", campaign.failures.len().to_string());
     for (seed, reason) in &campaign.failures {

@@ -4,11 +4,12 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use proto::authpb::UserAddOptions;
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::request_op::Request as Op;
-use proto::authpb::UserAddOptions;
 use proto::etcdserverpb::{
-    AuthRoleAddRequest, AuthRoleDeleteRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
+    AuthRoleAddRequest, AuthRoleDeleteRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, CompactionRequest,
+    Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
     RangeResponse, RequestHeader, RequestOp, TxnRequest,
 };
 use replica::Input;
@@ -92,7 +93,11 @@ impl World {
     fn value(&mut self) -> Bytes {
         let n = self.next_value();
         let (usual, large) = self.swarm.value_bytes;
-        let len = if self.random.chance(100) { self.random.within(usual, large) } else { usual };
+        let len = if self.random.chance(100) {
+            self.random.within(usual, large)
+        } else {
+            usual
+        };
         let mut value = format!("v{n}-").into_bytes();
         while (value.len() as u64) < len {
             value.push(b'a' + (n % 26) as u8);
@@ -141,10 +146,22 @@ impl World {
         let known = self.truth.model.get(&key, i64::MAX);
         let guess = self.random.below(4);
         let (target, union) = match guess {
-            0 => (CompareTarget::Version, TargetUnion::Version(known.map_or(0, |kv| kv.version))),
-            1 => (CompareTarget::Create, TargetUnion::CreateRevision(known.map_or(0, |kv| kv.create_revision))),
-            2 => (CompareTarget::Value, TargetUnion::Value(known.map_or(Bytes::from_static(b"?"), |kv| kv.value))),
-            _ => (CompareTarget::Mod, TargetUnion::ModRevision(known.map_or(0, |kv| kv.mod_revision))),
+            0 => (
+                CompareTarget::Version,
+                TargetUnion::Version(known.map_or(0, |kv| kv.version)),
+            ),
+            1 => (
+                CompareTarget::Create,
+                TargetUnion::CreateRevision(known.map_or(0, |kv| kv.create_revision)),
+            ),
+            2 => (
+                CompareTarget::Value,
+                TargetUnion::Value(known.map_or(Bytes::from_static(b"?"), |kv| kv.value)),
+            ),
+            _ => (
+                CompareTarget::Mod,
+                TargetUnion::ModRevision(known.map_or(0, |kv| kv.mod_revision)),
+            ),
         };
         let result = *self.random.pick(&[
             CompareResult::Equal,
@@ -236,10 +253,7 @@ impl World {
                     range_end,
                     prev_kv: self.random.chance(300),
                 });
-                propose(InternalRaftRequest {
-                    delete_range,
-                    ..none()
-                })
+                propose(InternalRaftRequest { delete_range, ..none() })
             }
             40..=54 if self.swarm.txns => {
                 let txn = Some(self.some_txn(client));
@@ -371,7 +385,9 @@ impl World {
             return;
         };
         let answer = match &request {
-            Request::Read(range) | Request::Serializable(range) => Answer::Range(process.replica.state().reader().range(range)),
+            Request::Read(range) | Request::Serializable(range) => {
+                Answer::Range(process.replica.state().reader().range(range))
+            }
             Request::Renew(id) => {
                 let uptime = process.uptime(now);
                 if !process.replica.leads() {

@@ -62,7 +62,9 @@ impl History {
 
     /// When a client asked.
     pub fn asked(&self, client: usize, turn: u64) -> Time {
-        self.operations.get(&(client, turn)).map_or(0, |operation| operation.called)
+        self.operations
+            .get(&(client, turn))
+            .map_or(0, |operation| operation.called)
     }
 
     /// What a client asked.
@@ -100,7 +102,10 @@ impl History {
                     && let Some(fate) = operation.id.and_then(|id| truth.fate(id))
                     && fate.index <= index
                 {
-                    return Err(format!("{:?}, asked at {at}, stands at index {} before what was known", operation.request, fate.index));
+                    return Err(format!(
+                        "{:?}, asked at {at}, stands at index {} before what was known",
+                        operation.request, fate.index
+                    ));
                 }
                 continue;
             }
@@ -114,7 +119,9 @@ impl History {
                 (Request::Propose(request), Answer::Applied(id, result)) => {
                     figures.checked += 1;
                     let Some(fate) = truth.fate(*id) else {
-                        return Err(format!("{request:?} was answered with {result:?} and no member ever applied it"));
+                        return Err(format!(
+                            "{request:?} was answered with {result:?} and no member ever applied it"
+                        ));
                     };
                     if let Some(verdict) = &fate.verdict {
                         let (given, right) = (result.as_ref().as_ref().map(bare), verdict.as_ref().map(bare));
@@ -161,7 +168,9 @@ impl History {
                             }
                             let right = truth.model.range(range, seen);
                             if *response != right {
-                                return Err(format!("{range:?} at revision {seen} gives {response:?}, {right:?} is right"));
+                                return Err(format!(
+                                    "{range:?} at revision {seen} gives {response:?}, {right:?} is right"
+                                ));
                             }
                             if linearizable {
                                 revision = revision.max(seen);
@@ -170,7 +179,9 @@ impl History {
                         Err(Error::Compacted) => {
                             let known = truth.model.compactions.last().copied().unwrap_or(-1);
                             if range.revision >= known {
-                                return Err(format!("{range:?} is compacted, they say, but nothing was beyond {known}"));
+                                return Err(format!(
+                                    "{range:?} is compacted, they say, but nothing was beyond {known}"
+                                ));
                             }
                         }
                         Err(Error::FutureRevision) => {
@@ -353,8 +364,16 @@ mod tests {
     fn a_stale_read_has_no_explanation() {
         let put = |called, ended, text| step(called, ended, What::Put(value(text)));
         let read = |called, ended, text: Option<&'static str>| step(called, Some(ended), What::Read(text.map(value)));
-        assert!(explained(vec![put(1, Some(2), "a"), put(3, Some(6), "b"), read(4, 5, Some("a"))]));
-        assert!(!explained(vec![put(1, Some(2), "a"), put(3, Some(4), "b"), read(5, 6, Some("a"))]));
+        assert!(explained(vec![
+            put(1, Some(2), "a"),
+            put(3, Some(6), "b"),
+            read(4, 5, Some("a"))
+        ]));
+        assert!(!explained(vec![
+            put(1, Some(2), "a"),
+            put(3, Some(4), "b"),
+            read(5, 6, Some("a"))
+        ]));
         assert!(!explained(vec![put(1, Some(2), "a"), read(3, 4, None)]));
     }
 

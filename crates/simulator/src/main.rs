@@ -97,14 +97,19 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let Some(recheck) = per_mille(&arguments.recheck) else {
-        eprintln!("simulate: --recheck {}: give a percentage, such as 1% or 0.5%", arguments.recheck);
+        eprintln!(
+            "simulate: --recheck {}: give a percentage, such as 1% or 0.5%",
+            arguments.recheck
+        );
         return ExitCode::from(2);
     };
     let plan = Plan {
         from: arguments.from,
         seeds: arguments.seeds.unwrap_or(u64::MAX),
         jobs: arguments.jobs.unwrap_or(processors),
-        limit: arguments.minutes.map(|minutes| Duration::from_secs_f64(minutes.max(0.0) * 60.0)),
+        limit: arguments
+            .minutes
+            .map(|minutes| Duration::from_secs_f64(minutes.max(0.0) * 60.0)),
         recheck,
         progress: true,
         failures_max: arguments.failures.max(1),
@@ -149,6 +154,8 @@ fn mutants(only: Option<&str>, budget: u64, times: u64, jobs: usize) -> ExitCode
 
 #[cfg(not(feature = "mutants"))]
 fn mutants(_: Option<&str>, _: u64, _: u64, _: usize) -> ExitCode {
-    eprintln!("simulate: this build has no planted bugs; run: cargo run --release -p simulator --features mutants -- mutants");
+    eprintln!(
+        "simulate: this build has no planted bugs; run: cargo run --release -p simulator --features mutants -- mutants"
+    );
     ExitCode::from(2)
 }

@@ -10,8 +10,8 @@ use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::request_op::Request as Op;
 use proto::etcdserverpb::response_op::Response as OpResponse;
 use proto::etcdserverpb::{
-    Compare, DeleteRangeRequest, DeleteRangeResponse, InternalRaftRequest, LeaseGrantResponse, PutRequest, PutResponse, RangeRequest,
-    RangeResponse, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+    Compare, DeleteRangeRequest, DeleteRangeResponse, InternalRaftRequest, LeaseGrantResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 use proto::mvccpb::KeyValue;
 use replica::state_machine::{Error, Response};
@@ -244,7 +244,12 @@ impl Model {
             if self.leases.remove(&revoke.id).is_none() {
                 return Some(Err(Error::LeaseNotFound));
             }
-            let mut keys: Vec<Bytes> = self.range_at(b"", b"\0", i64::MAX).into_iter().filter(|kv| kv.lease == revoke.id).map(|kv| kv.key).collect();
+            let mut keys: Vec<Bytes> = self
+                .range_at(b"", b"\0", i64::MAX)
+                .into_iter()
+                .filter(|kv| kv.lease == revoke.id)
+                .map(|kv| kv.key)
+                .collect();
             keys.sort();
             let mut writing = Writing {
                 model: self,
@@ -343,7 +348,9 @@ impl Model {
                         key,
                         range_end,
                         prev_kv,
-                    })) => Some(OpResponse::ResponseDeleteRange(writing.delete(key, range_end, *prev_kv))),
+                    })) => Some(OpResponse::ResponseDeleteRange(
+                        writing.delete(key, range_end, *prev_kv),
+                    )),
                     Some(Op::RequestRange(range)) => {
                         let now = writing.revision();
                         Some(OpResponse::ResponseRange(writing.model.range(range, now)))

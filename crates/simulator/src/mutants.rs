@@ -30,7 +30,10 @@ pub const MUTANTS: &[(&str, &str)] = &[
     ("G17", "the clock decides what an entry does"),
     ("H01", "what waits for the disk is answered before the sync"),
     ("H02", "the applied index is stored before its entry is"),
-    ("H05", "a snapshot takes the files of another one away that is being received"),
+    (
+        "H05",
+        "a snapshot takes the files of another one away that is being received",
+    ),
     ("H06", "the hard state is stored before the snapshot that it needs"),
     ("H08", "a torn tail of the log is an error"),
     ("H09", "checksums of the log are ignored"),
@@ -50,6 +53,10 @@ pub const MUTANTS: &[(&str, &str)] = &[
     ("H35", "closed watch streams leak"),
     ("H38", "confirmations of reads go by the caller's context"),
     ("H39", "reads are answered before the first commit of the term"),
+    (
+        "H40",
+        "a leader that was paused ends leases, and has them ended by its successor",
+    ),
     ("H45", "a late rejection takes the next index below what matches"),
     ("H46", "a promotion is not stored"),
     ("H49", "an update of a member's URL clears its learner flag"),
@@ -122,7 +129,10 @@ pub fn run(only: Option<&str>, budget: u64, times: u64, jobs: usize) -> ExitCode
     let next = AtomicU64::new(0);
     let missed = Mutex::new(Vec::new());
     let caught = AtomicU64::new(0);
-    println!("{:<5} {:>6} {:>9}  what, and what gave it away", "bug", "seeds", "seconds");
+    println!(
+        "{:<5} {:>6} {:>9}  what, and what gave it away",
+        "bug", "seeds", "seconds"
+    );
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
@@ -149,7 +159,10 @@ pub fn run(only: Option<&str>, budget: u64, times: u64, jobs: usize) -> ExitCode
                         }
                         _ => {
                             println!("{name:<5} {budget:>6}         -  {what}: NOT FOUND");
-                            missed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(name);
+                            missed
+                                .lock()
+                                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                                .push(name);
                         }
                     }
                 }
@@ -158,6 +171,14 @@ pub fn run(only: Option<&str>, budget: u64, times: u64, jobs: usize) -> ExitCode
     });
     let mut missed = missed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     missed.sort_unstable();
-    println!("{} of {} found; not found: {missed:?}", caught.into_inner(), chosen.len());
-    if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!(
+        "{} of {} found; not found: {missed:?}",
+        caught.into_inner(),
+        chosen.len()
+    );
+    if missed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -46,6 +46,10 @@ impl Random {
     /// A waiting time around `mean`: short ones often, long ones seldom.
     pub fn around(&mut self, mean: u64) -> u64 {
         let low = self.within(0, mean);
-        if self.chance(100) { low + self.within(0, mean * 5) } else { low + mean / 2 }
+        if self.chance(100) {
+            low + self.within(0, mean * 5)
+        } else {
+            low + mean / 2
+        }
     }
 }

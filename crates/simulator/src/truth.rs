@@ -95,11 +95,15 @@ impl Truth {
             return Ok(false);
         }
         if place != self.log.len() {
-            return Err(format!("{member:x} applied index {} while nobody applied {}", audit.index, self.log.len() + 1));
+            return Err(format!(
+                "{member:x} applied index {} while nobody applied {}",
+                audit.index,
+                self.log.len() + 1
+            ));
         }
         if audit.kind == 0 && !audit.data.is_empty() {
-            let request =
-                InternalRaftRequest::decode(audit.data.clone()).map_err(|error| format!("index {}: {error}", audit.index))?;
+            let request = InternalRaftRequest::decode(audit.data.clone())
+                .map_err(|error| format!("index {}: {error}", audit.index))?;
             self.take(&request, audit.index, now)?;
         }
         self.log.push(audit);
@@ -152,7 +156,9 @@ impl Truth {
     pub fn votes(&mut self, member: u64, term: u64, candidate: u64) -> Result<(), String> {
         match *self.votes.entry((member, term)).or_insert(candidate) {
             first if first == candidate => Ok(()),
-            first => Err(format!("{member:x} voted for {first:x} and for {candidate:x} in term {term}")),
+            first => Err(format!(
+                "{member:x} voted for {first:x} and for {candidate:x} in term {term}"
+            )),
         }
     }
 

@@ -82,7 +82,11 @@ impl World {
     /// A watch client opens its stream, reads some of it, or leaves it.
     pub(crate) fn watcher_turn(&mut self, number: usize) {
         let fast = self.calm || self.random.chance(700);
-        let pause = if fast { self.random.within(MS, 60 * MS) } else { self.random.within(100 * MS, 2 * SECOND) };
+        let pause = if fast {
+            self.random.within(MS, 60 * MS)
+        } else {
+            self.random.within(100 * MS, 2 * SECOND)
+        };
         self.after(pause, Event::Watcher(number));
         let life = self.watchers[number].on.as_ref().map(|(life, _)| *life);
         if let Some(life) = life {
@@ -215,7 +219,9 @@ impl World {
             Delivery::Canceled { .. } => Err("canceled, and nobody asked for it".into()),
             Delivery::Compacted { compact_revision, .. } => {
                 if !model.compactions.contains(&compact_revision) {
-                    return Err(format!("canceled for a compaction at {compact_revision}, which never was"));
+                    return Err(format!(
+                        "canceled for a compaction at {compact_revision}, which never was"
+                    ));
                 }
                 if watching.next >= compact_revision {
                     return Err(format!(
@@ -248,10 +254,16 @@ impl World {
                 while let Some(first) = events.peek() {
                     let at = first.kv.mod_revision;
                     if at > revision || revision > model.revision {
-                        return Err(format!("an event of revision {at} in a delivery at {revision} of {}", model.revision));
+                        return Err(format!(
+                            "an event of revision {at} in a delivery at {revision} of {}",
+                            model.revision
+                        ));
                     }
                     if watching.due(model) != Some(at) {
-                        return Err(format!("events of revision {at} where those of {:?} are due", watching.due(model)));
+                        return Err(format!(
+                            "events of revision {at} where those of {:?} are due",
+                            watching.due(model)
+                        ));
                     }
                     let changes = model.changes.get(&at).map(Vec::as_slice).unwrap_or_default();
                     for change in changes.iter().filter(|change| watching.wants(change)) {

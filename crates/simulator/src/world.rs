@@ -86,6 +86,8 @@ pub enum Event {
     Watcher(usize),
     /// Somebody looks after the membership.
     Upkeep,
+    /// A member that was removed stops.
+    Leave(Life),
     /// A client reads at a member whose read is confirmed.
     Read(Life, usize, u64, Box<Request>),
 }
@@ -176,6 +178,8 @@ pub struct World {
     names: u64,
     /// A change of members under way: its id, who was asked and since when.
     changing: Option<(u64, u64, Time)>,
+    /// The members as of the last change that anybody applied, and its index.
+    latest: (u64, Vec<Listed>),
     /// Members that upkeep is asked to remove although they are well.
     unwanted: Vec<u64>,
     values: u64,
@@ -248,6 +252,7 @@ impl World {
             calm: false,
             names: 0,
             changing: None,
+            latest: (0, Vec::new()),
             unwanted: Vec::new(),
             values: 0,
             swarm,
@@ -281,13 +286,16 @@ impl World {
     fn begin(&mut self) {
         let names: Vec<String> = (1..=self.swarm.members).map(|n| format!("m{n}")).collect();
         self.names = names.len() as u64;
-        let members: BTreeMap<String, Vec<String>> =
-            names.iter().map(|name| (name.clone(), vec![format!("http://{name}:2380")])).collect();
+        let members: BTreeMap<String, Vec<String>> = names
+            .iter()
+            .map(|name| (name.clone(), vec![format!("http://{name}:2380")]))
+            .collect();
         let start = Start::New {
             members: members.clone(),
             token: "world".into(),
         };
-        for member in replica::new_cluster(&members, "world").1 {
+        self.latest.1 = replica::new_cluster(&members, "world").1;
+        for member in self.latest.1.clone() {
             self.add_member(member.id, &member.name, start.clone());
             let delay = self.random.within(0, 300 * MS);
             self.after(delay, Event::Start(member.id));
@@ -330,7 +338,9 @@ impl World {
                         ));
                     }
                 }
-                Some(reason) if self.now > patience => return Err(format!("a minute after the last trouble: {reason}")),
+                Some(reason) if self.now > patience => {
+                    return Err(format!("a minute after the last trouble: {reason}"));
+                }
                 Some(_) => well_since = None,
             }
         }
@@ -401,6 +411,7 @@ impl World {
             Event::Deadline(client, turn) => self.gives_up(client, turn),
             Event::Watcher(watcher) => self.watcher_turn(watcher),
             Event::Upkeep => self.upkeep(),
+            Event::Leave(life) => self.leave(life.member),
             Event::Read(life, client, turn, request) => self.read(life, client, turn, *request),
         }
     }
@@ -444,14 +455,9 @@ impl World {
             .map(|(_, id)| id)
     }
 
-    /// The members as the one sees them that has applied most.
+    /// The members, as of the last change that anybody applied.
     pub(crate) fn listed(&self) -> Vec<Listed> {
-        let best = self
-            .members
-            .values()
-            .filter_map(|member| member.process.as_ref())
-            .max_by_key(|process| process.replica.applied());
-        best.map_or(Vec::new(), |process| process.replica.members())
+        self.latest.1.clone()
     }
 
     /// What is not yet as it should be when nothing goes wrong.
@@ -525,6 +531,7 @@ impl Event {
             | Event::Database(life)
             | Event::DatabaseDone(life, _)
             | Event::Watches(life)
+            | Event::Leave(life)
             | Event::Read(life, ..) => Some(*life),
             Event::Message(_)
             | Event::Transfer(_)

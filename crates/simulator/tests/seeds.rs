@@ -45,7 +45,10 @@ fn the_same_seed_gives_the_same_trace_told_or_not() {
 fn what_was_found_stays_fixed() {
     let ledger = include_str!("../testdata/ledger.txt");
     let mut wrong = Vec::new();
-    for line in ledger.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+    for line in ledger
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
+    {
         let Some(seed) = line.split_whitespace().next().and_then(|seed| seed.parse().ok()) else {
             panic!("a line of the ledger begins with its seed: {line}");
         };

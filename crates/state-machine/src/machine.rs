@@ -198,7 +198,11 @@ impl<D: Disk> StateMachine<D> {
         backend.hash_writes(self.config.audit);
         let tables = Tables::read(&backend, &self.config)?;
         let leased = self.store.restore(&backend)?;
-        let leases = if mutant::planted("G14") { Vec::new() } else { tables.leases };
+        let leases = if mutant::planted("G14") {
+            Vec::new()
+        } else {
+            tables.leases
+        };
         self.leases.recover(leases, leased);
         if !mutant::planted("H18") {
             tables.auth.recover(&self.auth)?;

@@ -33,7 +33,10 @@ impl<S: Storage> Raft<S> {
 
     fn start_read(&mut self, m: Message) {
         let index = self.log.committed;
-        if mutant::planted("G09") || self.tracker.is_only_voter(self.id) || self.read_only.option == ReadOnlyOption::LeaseBased {
+        if mutant::planted("G09")
+            || self.tracker.is_only_voter(self.id)
+            || self.read_only.option == ReadOnlyOption::LeaseBased
+        {
             self.answer_read(m, index);
             return;
         }

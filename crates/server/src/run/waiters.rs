@@ -30,6 +30,8 @@ pub(super) struct Waiters {
     compactions: Vec<(i64, Response, Reply<Response>)>,
     compacted: i64,
     pub renewals: Vec<(i64, Reply<i64>)>,
+    /// Renewals that wait until a read of this number is confirmed.
+    renewals_to_confirm: VecDeque<(u64, i64, Reply<i64>)>,
     pub snapshots: Vec<Reply<FileView<RealDisk>>>,
 }
 
@@ -84,12 +86,30 @@ impl Waiters {
         self.reads_made
     }
 
-    pub fn reads_ready(&mut self, up_to: u64) {
+    /// The number of the read that confirms who leads, before a lease is renewed.
+    pub fn renewal_to_confirm(&mut self, id: i64, reply: Reply<i64>) -> u64 {
+        self.reads_made += 1;
+        self.renewals_to_confirm.push_back((self.reads_made, id, reply));
+        self.reads_made
+    }
+
+    /// Reads up to this number are confirmed; whether renewals are among them.
+    pub fn reads_ready(&mut self, up_to: u64) -> bool {
+        let waiting = self.renewals.len();
+        while self
+            .renewals_to_confirm
+            .front()
+            .is_some_and(|(number, ..)| *number <= up_to)
+        {
+            let confirmed = self.renewals_to_confirm.pop_front();
+            self.renewals.extend(confirmed.map(|(_, id, reply)| (id, reply)));
+        }
         while self.reads.front().is_some_and(|(number, _)| *number <= up_to) {
             if let Some((_, reply)) = self.reads.pop_front() {
                 reply.send(Ok(())).ok();
             }
         }
+        self.renewals.len() > waiting
     }
 
     pub fn index(&mut self, index: u64, reply: Reply<()>) {
@@ -117,6 +137,7 @@ impl Waiters {
         self.proposals.retain(|_, proposal| !proposal.reply.is_closed());
         self.changes.retain(|_, reply| !reply.is_closed());
         self.reads.retain(|(_, reply)| !reply.is_closed());
+        self.renewals_to_confirm.retain(|(_, _, reply)| !reply.is_closed());
         self.indexes.retain(|_, replies| {
             replies.retain(|reply| !reply.is_closed());
             !replies.is_empty()

@@ -99,6 +99,7 @@ fn translate(config: &Config) -> Result<replica::Config, String> {
         pre_vote: config.pre_vote,
         snapshot_count: config.snapshot_count.max(1),
         catch_up_entries: config.snapshot_catchup_entries,
+        segment_bytes: defaults.segment_bytes,
         commit_interval: config
             .backend_batch_interval
             .positive()

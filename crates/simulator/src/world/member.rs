@@ -15,7 +15,7 @@ use replica::state_machine::mvcc::{Notify, WatchHub, watch};
 use replica::state_machine::{Error, Response, check_file};
 use replica::{AutoCompaction, CommitJob, Config, Input, LogWriter, Output, PersistJob, Replica, Start};
 
-use super::{DatabaseDone, Event, Life, MS, TTL_MIN, Time, Transfer, World, uptime};
+use super::{DatabaseDone, Event, Life, MS, SECOND, TTL_MIN, Time, Transfer, World, uptime};
 use crate::client::Answer;
 
 /// Pages that one step of a defragmentation moves.
@@ -196,7 +196,10 @@ impl World {
         let problems = check_file(&replica.state().snapshot());
         self.figures.fsck += 1;
         if let Some(problem) = problems.first() {
-            let excused = self.members.get(&id).is_some_and(|member| member.excused);
+            let excused = self
+                .members
+                .get(&id)
+                .is_some_and(|member| member.excused || member.disk.is_off());
             if !excused {
                 return self.fail(format!("the database of {name} is damaged after a start: {problem:?}"));
             }
@@ -204,7 +207,8 @@ impl World {
         let applied = replica.applied();
         let term = replica.term();
         self.story.note(&[1, id, self.now, applied, term]);
-        self.story.tell(self.now, || format!("{name} starts: term {term}, applied {applied}"));
+        self.story
+            .tell(self.now, || format!("{name} starts: term {term}, applied {applied}"));
         let hub = replica.state().store().watch_hub();
         let hub_flag = Arc::new(Flag::default());
         hub.set_driver(hub_flag.clone());
@@ -278,7 +282,11 @@ impl World {
             return;
         }
         process.draining = true;
-        let delay = if laziness == 0 { 1 } else { self.random.within(1, laziness) };
+        let delay = if laziness == 0 {
+            1
+        } else {
+            self.random.within(1, laziness)
+        };
         self.after(delay, Event::Drain(life));
     }
 
@@ -298,7 +306,9 @@ impl World {
             self.carry_out(life, output);
         }
         self.wake(life);
-        let due = self.process(life.member).is_some_and(|process| process.hub_flag.0.swap(false, Ordering::Relaxed));
+        let due = self
+            .process(life.member)
+            .is_some_and(|process| process.hub_flag.0.swap(false, Ordering::Relaxed));
         if due {
             self.wake_watches(life, self.swarm.laziness + 1);
         }
@@ -366,7 +376,8 @@ impl World {
             }
             Output::SendSnapshot { message, database } => {
                 let delay = self.swarm.latency + self.random.around(20 * MS);
-                self.story.tell(self.now, || format!("a snapshot is on its way to {:x}", message.to));
+                self.story
+                    .tell(self.now, || format!("a snapshot is on its way to {:x}", message.to));
                 self.after(
                     delay,
                     Event::Transfer(Box::new(Transfer {
@@ -379,7 +390,14 @@ impl World {
             Output::SnapshotTaken(view) => {
                 let problems = check_file(&view);
                 self.figures.fsck += 1;
-                if let Some(problem) = problems.first() {
+                // The power may have gone while this was in hand.
+                let excused = self
+                    .members
+                    .get(&id)
+                    .is_some_and(|member| member.excused || member.disk.is_off());
+                if let Some(problem) = problems.first()
+                    && !excused
+                {
                     let name = self.name(id);
                     self.fail(format!("a backup of {name} is damaged: {problem:?}"));
                 }
@@ -409,7 +427,17 @@ impl World {
                     _ => format!("{name} follows {leader_name} in term {term}"),
                 });
             }
-            Output::ClusterChanged => self.compare_members(id),
+            Output::ClusterChanged => {
+                if let Some(process) = self.process(id) {
+                    let applied = process.replica.applied();
+                    let members = process.replica.members();
+                    // The first entries name the founders one by one.
+                    if applied >= self.latest.0 && applied > self.swarm.members as u64 {
+                        self.latest = (applied, members);
+                    }
+                }
+                self.compare_members(id);
+            }
             Output::Compacted(_) => {}
             Output::Published => {
                 if let Some(process) = self.process(id) {
@@ -424,11 +452,9 @@ impl World {
             }
             Output::Removed => {
                 let name = self.name(id);
-                self.story.tell(self.now, || format!("{name} is no longer a member and stops"));
-                self.stop(id);
-                if let Some(member) = self.members.get_mut(&id) {
-                    member.removed = true;
-                }
+                self.story.tell(self.now, || format!("{name} is no longer a member"));
+                // As the server does: so that the others learn of it from this one too.
+                self.after(SECOND, Event::Leave(life));
             }
         }
     }
@@ -505,7 +531,13 @@ impl World {
             None => return,
             Some(DatabaseWork::Commit(job)) => DatabaseDone::Commit(job.run()),
             Some(DatabaseWork::Defragment) => {
-                let step = process.replica.state().backend().db().clone().compact_step(DEFRAGMENT_PAGES);
+                let step = process
+                    .replica
+                    .state()
+                    .backend()
+                    .db()
+                    .clone()
+                    .compact_step(DEFRAGMENT_PAGES);
                 DatabaseDone::Step(step.map(|progress| progress.done).map_err(|error| error.to_string()))
             }
         };
@@ -534,7 +566,8 @@ impl World {
                     // The file is as it was; the next commit tells what is wrong with it.
                     Err(reason) => {
                         let name = self.name(id);
-                        self.story.tell(self.now, || format!("{name} cannot defragment: {reason}"));
+                        self.story
+                            .tell(self.now, || format!("{name} cannot defragment: {reason}"));
                         if self.members.get(&id).is_some_and(|member| member.disk.is_off()) {
                             return self.died(id, "defragment", &reason);
                         }
@@ -577,6 +610,13 @@ impl World {
         }
     }
 
+    pub(crate) fn leave(&mut self, id: u64) {
+        self.stop(id);
+        if let Some(member) = self.members.get_mut(&id) {
+            member.removed = true;
+        }
+    }
+
     /// The process is gone; what it held is forgotten.
     pub(crate) fn stop(&mut self, id: u64) {
         let Some(member) = self.members.get_mut(&id) else {
@@ -600,10 +640,13 @@ impl World {
         let off = member.disk.is_off();
         let struck = member.disk.struck();
         self.story.note(&[4, id, self.now, u64::from(off)]);
-        self.story.tell(self.now, || format!("{name}'s {thread} ends: {reason}"));
+        self.story
+            .tell(self.now, || format!("{name}'s {thread} ends: {reason}"));
         if off {
             if let Some((call, path)) = struck {
-                self.figures.crash_points.insert(format!("{thread}: {call} {}", kind_of(&path)));
+                self.figures
+                    .crash_points
+                    .insert(format!("{thread}: {call} {}", kind_of(&path)));
             }
             return self.cut_power(id);
         }
@@ -639,7 +682,8 @@ impl World {
             // Promises may be broken now. Raft cannot bear that: the member must not come back under this name.
             member.lost = true;
             let name = self.name(id);
-            self.story.tell(self.now, || format!("{name}'s disk had lied: it is given up"));
+            self.story
+                .tell(self.now, || format!("{name}'s disk had lied: it is given up"));
             return;
         }
         let delay = self.random.within(50 * MS, 3000 * MS);
@@ -661,7 +705,10 @@ impl World {
             database,
         } = transfer;
         let to = message.to;
-        let sender_lives = self.members.get(&from.member).is_some_and(|member| member.life == from.number);
+        let sender_lives = self
+            .members
+            .get(&from.member)
+            .is_some_and(|member| member.life == from.number);
         if !sender_lives {
             return;
         }
@@ -692,7 +739,10 @@ impl World {
             }
         }
         let delay = self.random.within(0, 5 * MS);
-        self.after(delay, Event::Input(from, Box::new(Input::SnapshotSent { member_id: to, ok })));
+        self.after(
+            delay,
+            Event::Input(from, Box::new(Input::SnapshotSent { member_id: to, ok })),
+        );
     }
 
     fn receive(
@@ -755,7 +805,9 @@ impl World {
                     self.fail(format!("the database of an image of {name} is damaged: {problem:?}"));
                 }
             }
-            Err(error) => self.fail(format!("an image of {name} as a power cut leaves it cannot be started: {error}")),
+            Err(error) => self.fail(format!(
+                "an image of {name} as a power cut leaves it cannot be started: {error}"
+            )),
         }
     }
 
@@ -778,7 +830,8 @@ impl World {
             ids.sort_unstable();
             ids
         };
-        let same = sorted(raft.voters.clone()) == sorted(voters.clone()) && sorted(raft.learners.clone()) == sorted(learners.clone());
+        let same = sorted(raft.voters.clone()) == sorted(voters.clone())
+            && sorted(raft.learners.clone()) == sorted(learners.clone());
         // A founder's first entries come one by one.
         if !same && !voters.is_empty() && process.replica.applied() > 5 {
             let name = self.name(id);
@@ -872,8 +925,14 @@ impl World {
             }
             // What must not pile up.
             let list = |dir: &str| member.disk.list(Path::new(dir)).unwrap_or_default();
-            let logs = list("/data/member/wal").iter().filter(|name| name.ends_with(".wal")).count();
-            let snaps = list("/data/member/snap").iter().filter(|name| name.ends_with(".snap")).count();
+            let logs = list("/data/member/wal")
+                .iter()
+                .filter(|name| name.ends_with(".wal"))
+                .count();
+            let snaps = list("/data/member/snap")
+                .iter()
+                .filter(|name| name.ends_with(".snap"))
+                .count();
             let left: Vec<String> = list("/data/member/snap")
                 .into_iter()
                 .filter(|name| name.ends_with(".snap.db"))
@@ -907,7 +966,11 @@ impl World {
 /// A file by its kind, for counting distinct places.
 fn kind_of(path: &Path) -> &'static str {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let parent = path.parent().and_then(|parent| parent.file_name()).and_then(|name| name.to_str()).unwrap_or_default();
+    let parent = path
+        .parent()
+        .and_then(|parent| parent.file_name())
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
     match name {
         "db" => "database",
         "incarnation" | "incarnation.tmp" => "incarnation",
@@ -925,4 +988,3 @@ fn kind_of(path: &Path) -> &'static str {
         _ => "another file",
     }
 }
-

@@ -15,8 +15,12 @@ impl World {
         }
         if std::mem::take(&mut member.cut_at_message) {
             let name = self.name(from.member);
-            self.story.tell(self.now, || format!("{name} loses power before it sends {:?}", message.r#type()));
-            self.figures.crash_points.insert(format!("message: {:?}", message.r#type()));
+            self.story.tell(self.now, || {
+                format!("{name} loses power before it sends {:?}", message.r#type())
+            });
+            self.figures
+                .crash_points
+                .insert(format!("message: {:?}", message.r#type()));
             return self.cut_power(from.member);
         }
         self.overhear(&message);

@@ -85,7 +85,9 @@ impl World {
                     return false;
                 }
                 let calls = self.random.within(0, 30);
-                let kind = *self.random.pick(&[ErrorKind::StorageFull, ErrorKind::Other, ErrorKind::TimedOut]);
+                let kind = *self
+                    .random
+                    .pick(&[ErrorKind::StorageFull, ErrorKind::Other, ErrorKind::TimedOut]);
                 if let Some(member) = self.members.get_mut(&victim) {
                     member.disk.fail_at(member.disk.operations() + calls, kind);
                     member.excused = true;
@@ -209,7 +211,11 @@ impl World {
         let in_doubt = listed.iter().any(|member| member.id != id && broken(member.id));
         let voters = listed.iter().filter(|member| !member.is_learner).count();
         let is_voter = listed.iter().any(|member| member.id == id && !member.is_learner);
-        !in_doubt && self.swarm.members > 2 && (!is_voter || voters > 2) && listed.len() == self.swarm.members
+        self.changing.is_none()
+            && !in_doubt
+            && self.swarm.members > 2
+            && (!is_voter || voters > 2)
+            && listed.len() == self.swarm.members
     }
 
     /// Flips a bit in a file that carries checksums: it must be found.
@@ -222,7 +228,12 @@ impl World {
         };
         let disk = member.disk.clone();
         let wal = Path::new("/data/member/wal");
-        let mut files: Vec<PathBuf> = disk.list(wal).unwrap_or_default().into_iter().map(|name| wal.join(name)).collect();
+        let mut files: Vec<PathBuf> = disk
+            .list(wal)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|name| wal.join(name))
+            .collect();
         files.retain(|path| path.extension().is_some_and(|extension| extension == "wal"));
         if files.is_empty() {
             return false;
@@ -285,7 +296,8 @@ impl World {
     /// The end of all trouble.
     pub(crate) fn calm_down(&mut self) {
         self.calm = true;
-        self.story.tell(self.now, || "== trouble is over; everything must become well".into());
+        self.story
+            .tell(self.now, || "== trouble is over; everything must become well".into());
         self.heal_links();
         self.unwanted.clear();
         let ids: Vec<u64> = self.members.keys().copied().collect();

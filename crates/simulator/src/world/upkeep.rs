@@ -2,8 +2,8 @@
 //! asked to. One change at a time, each after a look at how things are.
 
 use proto::raftpb::{ConfChange, ConfChangeType};
-use replica::{Input, Start};
 use replica::state_machine::membership::{ChangeContext, Member as Listed};
+use replica::{Input, Start};
 
 use super::{Event, MS, SECOND, World};
 
@@ -12,7 +12,9 @@ impl World {
         let pause = self.random.within(150 * MS, 400 * MS);
         self.after(pause, Event::Upkeep);
         if let Some((change, at, since)) = self.changing {
-            let answered = self.process(at).is_none_or(|process| process.configured.contains_key(&change));
+            let answered = self
+                .process(at)
+                .is_none_or(|process| process.configured.contains_key(&change));
             if !answered && self.now < since + 6 * SECOND {
                 return;
             }
@@ -21,7 +23,11 @@ impl World {
         let Some(leader) = self.leader() else {
             return;
         };
-        if self.members.get(&leader).is_some_and(|member| member.paused_until > self.now) {
+        if self
+            .members
+            .get(&leader)
+            .is_some_and(|member| member.paused_until > self.now)
+        {
             return;
         }
         let Some(process) = self.process(leader) else {
@@ -39,7 +45,10 @@ impl World {
             .map(|member| member.id)
             .collect();
         if tell_version {
-            let versions = listed.iter().map(|member| (member.id, Some("3.7.0".to_owned()))).collect();
+            let versions = listed
+                .iter()
+                .map(|member| (member.id, Some("3.7.0".to_owned())))
+                .collect();
             let life = self.life(leader);
             self.feed(life, Input::Versions(versions));
         }
@@ -49,14 +58,24 @@ impl World {
                 .get(&id)
                 .is_none_or(|member| member.lost || member.removed)
         };
-        let learners: Vec<u64> = listed.iter().filter(|member| member.is_learner).map(|member| member.id).collect();
-        let voters: Vec<u64> = listed.iter().filter(|member| !member.is_learner).map(|member| member.id).collect();
+        let learners: Vec<u64> = listed
+            .iter()
+            .filter(|member| member.is_learner)
+            .map(|member| member.id)
+            .collect();
+        let voters: Vec<u64> = listed
+            .iter()
+            .filter(|member| !member.is_learner)
+            .map(|member| member.id)
+            .collect();
         let healthy: Vec<u64> = voters
             .iter()
             .copied()
             .filter(|id| {
                 let member = self.members.get(id);
-                member.is_some_and(|member| member.process.is_some() && !member.lost && !member.doubtful && member.paused_until <= self.now)
+                member.is_some_and(|member| {
+                    member.process.is_some() && !member.lost && !member.doubtful && member.paused_until <= self.now
+                })
             })
             .collect();
         // 1. Learners that are lost, then voters.

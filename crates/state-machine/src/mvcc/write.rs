@@ -74,7 +74,11 @@ impl<'a, D: Disk> WriteTxn<'a, D> {
         let revision = self.next();
         let before = self.shared.with(|moment| moment.index.get(&key, revision.main));
         let (created, version) = before.map_or((revision.main, 1), |stamp| (stamp.created, stamp.version + 1));
-        let version = if mutant::planted("Q20") && self.changes.len() > 1 { version + 1 } else { version };
+        let version = if mutant::planted("Q20") && self.changes.len() > 1 {
+            version + 1
+        } else {
+            version
+        };
         let kv = KeyValue {
             key,
             create_revision: created,
