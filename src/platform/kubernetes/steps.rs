@@ -350,13 +350,9 @@ impl Cluster {
 
     /// Deletes a member's pod and waits until it is gone.
     pub(super) async fn stop(&mut self, wanted: &Wanted, name: &str) -> Result<(), Failure> {
-        let pods: Api<Pod> = self.api();
-        let Some(pod) = pods.get_opt(name).await?.filter(|pod| apply::is_ours(pod, &wanted.uid)) else {
+        let Some(pod) = self.delete_pod(wanted, name).await? else {
             return Ok(());
         };
-        if pod.metadata.deletion_timestamp.is_none() {
-            apply::delete(&pods, &pod, None).await?;
-        }
         let grace = pod
             .spec
             .as_ref()
@@ -364,6 +360,30 @@ impl Cluster {
             .unwrap_or(30);
         let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(30));
         self.wait_until_gone(&pod, grace + REPORT).await
+    }
+
+    /// Asks for a member's pod to be deleted; the pod as it was, none when there is none.
+    async fn delete_pod(&self, wanted: &Wanted, name: &str) -> Result<Option<Pod>, Failure> {
+        let pods: Api<Pod> = self.api();
+        let mut first: Option<Pod> = None;
+        loop {
+            let live = pods.get_opt(name).await?;
+            let Some(pod) = live.filter(|pod| apply::is_ours(pod, &wanted.uid)) else {
+                return Ok(first);
+            };
+            let same = first.as_ref().is_none_or(|first| first.uid() == pod.uid());
+            if !same || pod.metadata.deletion_timestamp.is_some() {
+                return Ok(first.or(Some(pod)));
+            }
+            let deleted = apply::delete(&pods, &pod, None).await;
+            first = Some(pod);
+            match deleted {
+                // A kubelet wrote its status in between: it is looked at again, and is the same pod or none of ours.
+                Err(Failure::Api(kube::Error::Api(status))) if status.code == 409 => {}
+                Err(failure) => return Err(failure),
+                Ok(()) => return Ok(first),
+            }
+        }
     }
 
     async fn wait_until_gone(&self, pod: &Pod, patience: Duration) -> Result<(), Failure> {
@@ -530,9 +550,7 @@ impl Cluster {
                 .unwrap_or_default();
             if self.is_silent(&node).await {
                 // Nobody confirms that it is gone. The cluster refuses it, and its name and volume are out of use.
-                if pod.metadata.deletion_timestamp.is_none() {
-                    apply::delete(&pods, &pod, None).await?;
-                }
+                self.delete_pod(wanted, name).await?;
             } else {
                 self.stop(wanted, name).await?;
             }

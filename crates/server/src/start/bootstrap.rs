@@ -24,6 +24,9 @@ const PEER_PATIENCE: Duration = Duration::from_secs(10);
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two attempts to resolve a name.
 const RESOLVE_PAUSE: Duration = Duration::from_secs(1);
+/// A member that joins asks the others for this long. Where names are published only once a program runs (the pods of
+/// a headless Service), they refuse a caller whose address does not belong to the names in its certificate yet.
+const JOIN_PATIENCE: Duration = Duration::from_secs(8);
 
 /// What the replica is told. `identity` dials peers; it has no ids yet.
 pub(super) async fn replica_config(config: &Config, identity: &Identity) -> Result<replica::Config, StartError> {
@@ -215,20 +218,20 @@ async fn refuse_lost_member(config: &Config, identity: &Identity, others: &[&Vec
 /// Takes ids from the cluster that is to be joined. Members are matched by their peer URLs.
 async fn join(config: &Config, identity: &Identity, others: &[&Vec<Url>]) -> Result<Start, StartError> {
     let mut last = "--initial-cluster names no other member".to_owned();
-    let mut answer = None;
-    for urls in others {
-        match identity.fetch_members(&config::texts(urls)).await {
-            Ok(told) => {
-                answer = Some(told);
-                break;
+    let until = tokio::time::Instant::now() + JOIN_PATIENCE;
+    let (cluster_id, members) = 'told: loop {
+        for urls in others {
+            match identity.fetch_members(&config::texts(urls)).await {
+                Ok(told) => break 'told told,
+                Err(error) => last = error.to_string(),
             }
-            Err(error) => last = error.to_string(),
         }
-    }
-    let Some((cluster_id, members)) = answer else {
-        return Err(StartError::Bootstrap(format!(
-            "cannot fetch cluster info from peer urls: {last}"
-        )));
+        if others.is_empty() || tokio::time::Instant::now() >= until {
+            return Err(StartError::Bootstrap(format!(
+                "cannot fetch cluster info from peer urls: {last}"
+            )));
+        }
+        tokio::time::sleep(RESOLVE_PAUSE).await;
     };
     check_same_members(config, others, &members).await?;
     let own = resolve_or_text(&config.initial_advertise_peer_urls).await;
