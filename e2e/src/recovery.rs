@@ -306,7 +306,7 @@ async fn manual(programs: &Programs) -> anyhow::Result<String> {
 
 /// Real etcd as the members: its log is read by our tool, and its `--force-new-cluster` drops what is not committed.
 async fn engine_etcd(programs: &Programs) -> anyhow::Result<String> {
-    let spec = "replicas: 3\nengine: etcd\nrecovery:\n  mode: Manual";
+    let spec = "replicas: 3\nengine: etcd\nversion: 3.7.3\nrecovery:\n  mode: Manual";
     let mut local = Local::prepared(programs, spec, String::new())?;
     local.environment = vec![
         ("QUORATE_SERVER_BIN", programs.upstream("etcd")?),
