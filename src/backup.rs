@@ -8,13 +8,18 @@
 //! - Memory does not grow with the database. A spool file of the database's size is needed while a backup is taken or read.
 //! - A restore never starts from an artifact whose checksum or hash differs from its manifest.
 
+pub mod address;
 mod directory;
 pub mod fetch;
+pub mod in_pod;
 pub mod manifest;
+pub mod mounts;
 pub mod s3;
+pub mod seal;
 pub mod store;
 pub mod take;
 pub mod tool;
+pub mod trial;
 pub mod work;
 
 use std::path::PathBuf;
@@ -50,7 +55,7 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
-    /// `etcdutl` did not accept a snapshot, or could not be run.
+    /// `etcdutl` or a throw-away member did not accept a snapshot, or could not be run.
     #[error("{0}")]
     Tool(String),
     /// What was read differs from what was stored.
@@ -75,6 +80,16 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// It is encrypted, and the right key is not at hand.
+    #[error("{uri} is encrypted with key {wanted}, {found}: name the Secret with that key in encryptionSecretRef")]
+    Sealed {
+        /// The artifact's address.
+        uri: String,
+        /// Id of the key that is needed.
+        wanted: String,
+        /// What is there instead, in words.
+        found: String,
+    },
     /// The key belongs to another cluster.
     #[error(
         "{uri} holds a backup of cluster {found} (id {found_id}), not of {wanted}: give this cluster a prefix of its own in destination"
@@ -92,6 +107,19 @@ pub enum Error {
     /// It took longer than `spec.timeout`.
     #[error("timeout: the backup was not done within {0:?}; raise spec.timeout or look at the store's speed")]
     Timeout(std::time::Duration),
+}
+
+impl Error {
+    /// True for a trouble that may be over by itself: another try is worth it without anybody's help.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Error::Member(_) | Error::Stream { .. } | Error::Spool { .. } | Error::Tool(_) | Error::Timeout(_) => true,
+            // What was stored is gone or differs from what was sent: the next try stores it anew.
+            Error::Damaged { .. } | Error::Missing { .. } => true,
+            Error::Store(error) => error.may_pass(),
+            Error::Manifest { .. } | Error::Foreign { .. } | Error::Sealed { .. } => false,
+        }
+    }
 }
 
 /// Reports how far a long piece of work has come.

@@ -436,6 +436,19 @@ impl Member {
         })
     }
 
+    /// How many keys there were at `revision`, by its own account: no other member is asked.
+    pub async fn count_keys(&self, revision: i64) -> Result<u64, Error> {
+        let mut client = self.client.kv_client();
+        let options = GetOptions::new()
+            .with_all_keys()
+            .with_count_only()
+            .with_serializable()
+            .with_revision(revision);
+        let call = async move { client.get("", Some(options)).await };
+        let answer = self.ask("count", Duration::from_secs(60), call).await?;
+        Ok(unsigned(answer.count()))
+    }
+
     /// A consistent image of its database followed by the SHA-256 of it, in pieces; each piece has its own deadline,
     /// which the caller sets.
     pub async fn snapshot(&self) -> Result<SnapshotStreaming, Error> {

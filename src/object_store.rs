@@ -80,6 +80,8 @@ impl ObjectStore {
             access_key: ACCESS_KEY.into(),
             secret_key: SECRET_KEY.into(),
             session_token: None,
+            sse: None,
+            refuse_node_addresses: false,
         }
     }
 

@@ -30,6 +30,10 @@ pub struct Store {
     /// A directory of this machine; for the local platform only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<Directory>,
+    /// Secret with `key`, 32 bytes (plain or in base64) that what is stored is encrypted with. Keep a copy elsewhere:
+    /// without it a backup is worth nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption_secret_ref: Option<NameRef>,
 }
 
 /// A place in an S3 bucket.

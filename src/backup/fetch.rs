@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use tokio::fs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::manifest::SUFFIX;
+use super::manifest::{SCHEME, SUFFIX};
+use super::seal::{self, Opener};
 use super::take::hex;
 use super::{Compression, Error, Etcdutl, Manifest, Progress, Store};
 
@@ -76,20 +77,22 @@ pub async fn newest(
     Ok(all.into_iter().rfind(|m| m.verified.is_some() && wanted(m)))
 }
 
-/// Brings a backup back as a snapshot file that `etcdutl snapshot restore` takes, and proves it.
+/// Brings a backup back as a snapshot file that `etcdutl snapshot restore` takes, and proves it. `seal` is the key of an
+/// encrypted one.
 ///
 /// # Errors
 /// See [`Error`]; then there is no file.
 pub async fn fetch(
     store: &Store,
     artifact: &str,
+    seal: Option<&seal::Key>,
     into: &Path,
     etcdutl: &Etcdutl,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Manifest, Error> {
     let manifest = read_manifest(store, artifact).await?;
     let proven = async {
-        unpack(store, &manifest, into, progress).await?;
+        unpack(store, &manifest, seal, into, progress).await?;
         let damaged = |what| Error::Damaged {
             uri: store.uri(artifact),
             what,
@@ -124,6 +127,7 @@ pub async fn delete(store: &Store, artifact: &str) -> Result<(), Error> {
 pub(super) async fn unpack(
     store: &Store,
     manifest: &Manifest,
+    seal: Option<&seal::Key>,
     into: &Path,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<(), Error> {
@@ -133,6 +137,7 @@ pub(super) async fn unpack(
         path: into.into(),
         source,
     };
+    let mut opener = opener(manifest, seal, &uri)?;
     let mut reader = store
         .get(&manifest.artifact)
         .await?
@@ -154,11 +159,14 @@ pub(super) async fn unpack(
         }
         hash.update(&buffer[..n]);
         // Content is judged by the checksum below; what does not decompress is damaged as well.
-        let written = target.write(&buffer[..n], manifest.snapshot_bytes).await;
-        written.map_err(|error| Error::Damaged {
-            uri: uri.clone(),
-            what: error.to_string(),
-        })?;
+        let written = match &mut opener {
+            None => target.write(&buffer[..n], manifest.snapshot_bytes).await,
+            Some(opener) => match opener.push(&buffer[..n]) {
+                Ok(content) => target.write(&content, manifest.snapshot_bytes).await,
+                Err(error) => Err(error),
+            },
+        };
+        written.map_err(|error| damaged(&uri, &error))?;
         progress(Progress {
             step: "reading back",
             bytes,
@@ -180,7 +188,46 @@ pub(super) async fn unpack(
         };
         return Err(Error::Damaged { uri, what });
     }
+    if let Some(mut opener) = opener {
+        let content = opener.finish().map_err(|error| damaged(&uri, &error))?;
+        let written = target.write(&content, manifest.snapshot_bytes).await;
+        written.map_err(|error| damaged(&uri, &error))?;
+    }
     target.finish().await.map_err(spool)
+}
+
+fn damaged(uri: &str, error: &std::io::Error) -> Error {
+    Error::Damaged {
+        uri: uri.to_owned(),
+        what: error.to_string(),
+    }
+}
+
+/// What opens an encrypted artifact; nothing for one that is not encrypted.
+fn opener(manifest: &Manifest, seal: Option<&seal::Key>, uri: &str) -> Result<Option<Opener>, Error> {
+    let Some(encryption) = &manifest.encryption else {
+        return Ok(None);
+    };
+    if encryption.scheme != SCHEME {
+        let what = format!(
+            "it is encrypted by {:?}, which this program does not know: use a newer one",
+            encryption.scheme
+        );
+        return Err(Error::Manifest {
+            uri: uri.to_owned(),
+            reason: what,
+        });
+    }
+    let found = match seal {
+        Some(key) if key.id() == encryption.key_id => return Ok(Some(Opener::new(key.clone()))),
+        Some(key) => format!("and the Secret holds key {}", key.id()),
+        None => "and no key is given".to_owned(),
+    };
+    Err(Error::Sealed {
+        uri: uri.to_owned(),
+        wanted: encryption.key_id.clone(),
+        found,
+    })
 }
 
 /// The snapshot file being written, behind a decompressor where the artifact is compressed.

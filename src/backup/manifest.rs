@@ -7,8 +7,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Format of the manifest; readers refuse a newer one.
-pub const FORMAT: u32 = 1;
+/// Newest format of the manifest; readers refuse a newer one. 2 added encryption, and only encrypted artifacts need it.
+pub const FORMAT: u32 = 2;
 /// What is appended to the artifact's key.
 pub const SUFFIX: &str = ".manifest.json";
 
@@ -22,6 +22,20 @@ pub enum Compression {
     #[default]
     Zstd,
 }
+
+/// How an artifact is encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Encryption {
+    /// The scheme: [`SCHEME`].
+    pub scheme: String,
+    /// Names the key without telling it.
+    #[serde(rename = "keyID")]
+    pub key_id: String,
+}
+
+/// The scheme of [`super::seal`].
+pub const SCHEME: &str = "qrseal1-chacha20poly1305";
 
 /// How thoroughly a backup was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +70,9 @@ pub struct Manifest {
     pub raft_term: u64,
     /// Keys and revisions of keys in it, as `etcdutl snapshot status` counts them.
     pub keys: u64,
+    /// Keys that a client saw at that revision, by the member's own count; absent when it could not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live_keys: Option<u64>,
     /// `HashKV` at `revision`.
     pub hash: u32,
     /// The compacted revision that `hash` begins at; -1 when nothing was compacted.
@@ -72,6 +89,9 @@ pub struct Manifest {
     pub artifact_sha256: String,
     /// How the artifact is compressed.
     pub compression: Compression,
+    /// How it is encrypted (after it was compressed), if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     /// When the snapshot was taken.
     pub taken_at: Timestamp,
     /// When it was read back from the store and compared; absent when it was stored with `verify: None`.

@@ -5,6 +5,7 @@
 //! - An upload that fails is aborted: no half object, and no parts that cost money.
 //! - Requests are signed and go through TLS; plain http only where the manifest says so.
 //! - Credentials never appear in an error, a log line or a `Debug` text.
+//! - Where node addresses are refused, the address that is connected to is the one that was judged.
 
 use std::time::Duration;
 
@@ -15,11 +16,12 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, ServerSideEncryption};
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::address;
 use super::store::{Error, Reader};
 
 /// Bytes of one part. S3 takes 10,000 parts, so an object may have 156 GiB.
@@ -46,6 +48,10 @@ pub struct Location {
     pub secret_key: String,
     /// Session token of temporary credentials.
     pub session_token: Option<String>,
+    /// Encryption by the service: `AES256` or `aws:kms`.
+    pub sse: Option<String>,
+    /// Loopback and link-local addresses are refused, by number and by any name that leads to one.
+    pub refuse_node_addresses: bool,
 }
 
 impl std::fmt::Debug for Location {
@@ -62,6 +68,7 @@ impl std::fmt::Debug for Location {
 pub struct Bucket {
     client: Client,
     name: String,
+    sse: Option<ServerSideEncryption>,
 }
 
 impl Bucket {
@@ -85,6 +92,9 @@ impl Bucket {
                     return Err(Error::Invalid { field, reason });
                 }
             }
+            if location.refuse_node_addresses {
+                address::check_host(address::host(endpoint)).map_err(|reason| Error::Invalid { field, reason })?;
+            }
         }
         let trust = match &location.ca_pem {
             Some(pem) => TrustStore::empty().with_pem_certificate(pem.as_bytes()),
@@ -99,8 +109,12 @@ impl Bucket {
             })?;
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .tls_context(context)
-            .build_https();
+            .tls_context(context);
+        let http = if location.refuse_node_addresses {
+            http.build_with_resolver(address::Resolver)
+        } else {
+            http.build_https()
+        };
         let token = location.session_token.clone();
         let credentials = Credentials::new(&location.access_key, &location.secret_key, token, None, "EtcdBackup");
         let timeouts = TimeoutConfig::builder()
@@ -125,6 +139,7 @@ impl Bucket {
         Ok(Bucket {
             client: Client::from_conf(config.build()),
             name: location.bucket.clone(),
+            sse: location.sse.as_deref().map(ServerSideEncryption::from),
         })
     }
 
@@ -145,6 +160,7 @@ impl Bucket {
                 .put_object()
                 .bucket(&self.name)
                 .key(key)
+                .set_server_side_encryption(self.sse.clone())
                 .body(ByteStream::from(first));
             return put
                 .send()
@@ -152,7 +168,12 @@ impl Bucket {
                 .map(|_| ())
                 .map_err(|error| self.error("writing", key, error));
         }
-        let begin = self.client.create_multipart_upload().bucket(&self.name).key(key);
+        let begin = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.name)
+            .key(key)
+            .set_server_side_encryption(self.sse.clone());
         let upload = begin.send().await.map_err(|error| self.error("writing", key, error))?;
         let id = upload.upload_id().unwrap_or_default().to_owned();
         let sent = self.put_parts(key, &id, first, &mut from).await;

@@ -68,6 +68,18 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// True for a trouble that may be over by itself.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Error::Key { .. } | Error::Invalid { .. } => false,
+            Error::File { .. } => true,
+            // Fields that only a human edits; an endpoint may merely be away, and "destination.s3" is all else.
+            Error::S3 { field, .. } => matches!(*field, "destination.s3.endpoint" | "destination.s3"),
+        }
+    }
+}
+
 /// An opened destination.
 #[derive(Debug, Clone)]
 pub enum Store {

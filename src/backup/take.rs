@@ -14,7 +14,9 @@ use tokio::fs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::fetch::{Digested, read_manifest, unpack};
-use super::manifest::{FORMAT, SUFFIX};
+use super::manifest::{Encryption, FORMAT, SCHEME, SUFFIX};
+use super::seal;
+use super::trial;
 use super::{Compression, Error, Etcdutl, Manifest, Progress, Store, Verification};
 use crate::member::Member;
 
@@ -36,6 +38,8 @@ pub struct Job {
     pub key: String,
     /// How the artifact is compressed.
     pub compression: Compression,
+    /// What it is encrypted with, if it is.
+    pub seal: Option<seal::Key>,
     /// How it is verified; none only stores it.
     pub verify: Option<Verification>,
     /// All must be done within this time.
@@ -44,6 +48,8 @@ pub struct Job {
     pub spool: PathBuf,
     /// The tool that opens snapshots.
     pub etcdutl: Etcdutl,
+    /// The server that a restored one is opened with.
+    pub server: trial::Server,
 }
 
 /// A backup that was taken.
@@ -92,9 +98,9 @@ impl Job {
         self.compare_with_source(member, hash.hash, hash.hash_revision, hash.compact_revision)
             .await?;
 
-        let packed = match self.compression {
-            Compression::None => snapshot.clone(),
-            Compression::Zstd => pack(&snapshot, spool.path("snapshot.db.zst")).await?,
+        let packed = match (self.compression, &self.seal) {
+            (Compression::None, None) => snapshot.clone(),
+            (compression, seal) => pack(&snapshot, spool.path("packed"), compression, seal.clone()).await?,
         };
         let artifact = digest(&packed).await?;
         progress(Progress {
@@ -103,7 +109,7 @@ impl Job {
         });
         store.put_file(&key, &packed).await?;
         let mut manifest = Manifest {
-            format: FORMAT,
+            format: if self.seal.is_some() { FORMAT } else { 1 },
             backup: self.name.clone(),
             cluster: self.cluster.clone(),
             cluster_id: format!("{:x}", self.cluster_id),
@@ -112,6 +118,7 @@ impl Job {
             revision: status.revision,
             raft_term: stated.term,
             keys: status.total_key,
+            live_keys: member.count_keys(status.revision).await.ok(),
             hash: hash.hash,
             compact_revision: hash.compact_revision,
             snapshot_bytes: streamed.bytes,
@@ -120,6 +127,10 @@ impl Job {
             artifact_bytes: artifact.bytes,
             artifact_sha256: artifact.sha256,
             compression: self.compression,
+            encryption: self.seal.as_ref().map(|key| Encryption {
+                scheme: SCHEME.into(),
+                key_id: key.id().to_owned(),
+            }),
             taken_at: Timestamp::now(),
             verified: None,
         };
@@ -154,15 +165,20 @@ impl Job {
                 bytes: manifest.artifact_bytes,
             });
             let back = spool.path("back.db");
-            unpack(store, manifest, &back, progress).await?;
+            unpack(store, manifest, self.seal.as_ref(), &back, progress).await?;
             let hash = self.etcdutl.hash_kv(&back, manifest.revision).await?;
             compare(store, key, "hash", &hash.hash, &manifest.hash)?;
             if verification == Verification::Restore {
                 let data = spool.path("restored");
                 self.etcdutl.restore_to(&back, &data).await?;
-                let db = data.join("member").join("snap").join("db");
-                let hash = self.etcdutl.hash_kv(&db, manifest.revision).await?;
-                compare(store, key, "hash after a restore", &hash.hash, &manifest.hash)?;
+                let found = self.server.look(&data, manifest.revision).await?;
+                compare(store, key, "hash in a member", &found.hash, &manifest.hash)?;
+                // A key space that was never written has revision 1 for a member, and no revision at all for the tool.
+                let revision = manifest.revision.max(1);
+                compare(store, key, "revision in a member", &found.revision, &revision)?;
+                if let Some(keys) = manifest.live_keys {
+                    compare(store, key, "count of keys in a member", &found.keys, &keys)?;
+                }
             }
             manifest.verified = Some(Timestamp::now());
         }
@@ -292,17 +308,21 @@ fn compare<T: PartialEq + std::fmt::Display>(
     })
 }
 
-async fn pack(from: &Path, to: PathBuf) -> Result<PathBuf, Error> {
+/// Compresses and encrypts, in this order, what is asked for of the two.
+async fn pack(from: &Path, to: PathBuf, compression: Compression, seal: Option<seal::Key>) -> Result<PathBuf, Error> {
     let (from, path) = (from.to_owned(), to.clone());
     let packed = tokio::task::spawn_blocking(move || {
         let source = std::fs::File::open(from)?;
-        let mut target = zstd::Encoder::new(std::fs::File::create(&to)?, 3)?;
-        target.include_checksum(true)?;
-        std::io::copy(&mut std::io::BufReader::new(source), &mut target)?;
-        target.finish()?.sync_all()
+        let file = std::fs::File::create(&to)?;
+        match seal {
+            None => compress(source, file, compression)?.sync_all(),
+            Some(key) => compress(source, seal::Sealer::new(file, &key)?, compression)?
+                .finish()?
+                .sync_all(),
+        }
     });
     let failed = |source| Error::Spool {
-        what: "compressing into",
+        what: "packing into",
         path: path.clone(),
         source,
     };
@@ -311,6 +331,22 @@ async fn pack(from: &Path, to: PathBuf) -> Result<PathBuf, Error> {
         .map_err(|error| failed(std::io::Error::other(error)))?
         .map_err(failed)?;
     Ok(path)
+}
+
+fn compress<W: std::io::Write>(source: std::fs::File, mut target: W, compression: Compression) -> std::io::Result<W> {
+    let mut source = std::io::BufReader::with_capacity(256 * 1024, source);
+    match compression {
+        Compression::None => {
+            std::io::copy(&mut source, &mut target)?;
+            Ok(target)
+        }
+        Compression::Zstd => {
+            let mut encoder = zstd::Encoder::new(target, 3)?;
+            encoder.include_checksum(true)?;
+            std::io::copy(&mut source, &mut encoder)?;
+            encoder.finish()
+        }
+    }
 }
 
 /// Size and SHA-256 of a file.

@@ -12,7 +12,9 @@ use jiff::Timestamp;
 
 use super::manifest::SUFFIX;
 use super::s3::Location;
+use super::seal;
 use super::take::{Job, Taken};
+use super::trial;
 use super::{Compression, Destination, Error, Etcdutl, Manifest, Progress, Store, Verification, fetch, store};
 use crate::api::EtcdBackup;
 use crate::api::etcd_backup::{self as spec, Artifact, EtcdBackupStatus, Verified};
@@ -35,37 +37,69 @@ pub struct Place {
     pub prefix: String,
     /// The one key, where the manifest names it.
     pub key: Option<String>,
+    /// What artifacts are encrypted with, where that is asked for.
+    pub seal: Option<seal::Key>,
+}
+
+/// What a destination means depends on where it is opened.
+#[derive(Debug, Clone, Copy)]
+pub enum Ground<'a> {
+    /// On this machine, for its owner: relative directories begin here, and any address may be reached.
+    Machine(&'a Path),
+    /// In a pod, for whoever may write an EtcdBackup: the volume of `destination.pvc` is mounted here, and addresses that
+    /// mean the node itself are refused.
+    Pod(&'a Path),
 }
 
 impl Place {
-    /// Opens a destination as it is written in a manifest. `base` is what relative directories are relative to.
+    /// Opens a destination as it is written in a manifest.
     ///
     /// # Errors
-    /// A Secret or an entry of it that is missing, or a store that this platform does not have; the field is named.
-    pub fn open(written: &parts::Store, secrets: &dyn Secrets, base: &Path) -> Result<Place, store::Error> {
+    /// A Secret or an entry of it that is missing, or a store that is not to be had here; the field is named.
+    pub fn open(written: &parts::Store, secrets: &dyn Secrets, ground: Ground<'_>) -> Result<Place, store::Error> {
         let invalid = |field, reason: String| Err(store::Error::Invalid { field, reason });
+        let seal = match &written.encryption_secret_ref {
+            None => None,
+            Some(named) => Some(sealing(&named.name, secrets)?),
+        };
         if let Some(s3) = &written.s3 {
-            let destination = Destination::S3(location(s3, secrets)?);
+            let mut location = location(s3, secrets)?;
+            location.refuse_node_addresses = matches!(ground, Ground::Pod(_));
+            let destination = Destination::S3(location);
             let prefix = s3.prefix.as_deref().unwrap_or_default().trim_matches('/').to_owned();
             return Ok(Place {
                 store: Store::open(&destination)?,
                 prefix,
                 key: s3.key.clone(),
+                seal,
             });
         }
-        if let Some(directory) = &written.directory {
-            let destination = Destination::Directory(base.join(&directory.path));
-            return Ok(Place {
-                store: Store::open(&destination)?,
-                prefix: String::new(),
-                key: None,
-            });
-        }
-        if written.pvc.is_some() {
-            let reason = "a persistent volume claim needs Kubernetes: write s3 or directory here".into();
-            return invalid("destination.pvc", reason);
-        }
-        invalid("destination", "give one of s3 and directory".into())
+        let directory = match (ground, &written.directory, &written.pvc) {
+            (Ground::Machine(base), Some(directory), _) => base.join(&directory.path),
+            (Ground::Pod(volume), _, Some(pvc)) => match pvc.sub_path.as_deref() {
+                None => volume.to_owned(),
+                Some(path) if inside(path) => volume.join(path),
+                Some(path) => {
+                    let reason = format!("{path:?} is not a plain relative path; write one such as backups/main");
+                    return invalid("destination.pvc.subPath", reason);
+                }
+            },
+            (Ground::Machine(_), _, Some(_)) => {
+                let reason = "a persistent volume claim needs Kubernetes: write s3 or directory here".into();
+                return invalid("destination.pvc", reason);
+            }
+            (Ground::Pod(_), Some(_), _) => {
+                let reason = "a directory of a machine is for `quorate local`: write s3 or pvc here".into();
+                return invalid("destination.directory", reason);
+            }
+            (_, None, None) => return invalid("destination", "give one of s3, pvc and directory".into()),
+        };
+        Ok(Place {
+            store: Store::open(&Destination::Directory(directory))?,
+            prefix: String::new(),
+            key: None,
+            seal,
+        })
     }
 
     /// The key of a backup's artifact.
@@ -74,10 +108,11 @@ impl Place {
             spec::Compression::Zstd => "db.zst",
             spec::Compression::None => "db",
         };
+        let sealed = if self.seal.is_some() { ".sealed" } else { "" };
         match (&self.key, self.prefix.as_str()) {
             (Some(key), _) => key.clone(),
-            (None, "") => format!("{cluster}/{name}.{suffix}"),
-            (None, prefix) => format!("{prefix}/{cluster}/{name}.{suffix}"),
+            (None, "") => format!("{cluster}/{name}.{suffix}{sealed}"),
+            (None, prefix) => format!("{prefix}/{cluster}/{name}.{suffix}{sealed}"),
         }
     }
 }
@@ -120,6 +155,52 @@ impl Place {
     }
 }
 
+fn sealing(name: &str, secrets: &dyn Secrets) -> Result<seal::Key, store::Error> {
+    let field = "destination.encryptionSecretRef";
+    let invalid = |reason| store::Error::Invalid { field, reason };
+    let entries = secrets.secret(name).ok_or_else(|| {
+        invalid(format!(
+            "there is no Secret {name:?}: create it, with the entry {}",
+            seal::ENTRY
+        ))
+    })?;
+    seal::Key::of_secret(&entries).map_err(|why| invalid(format!("Secret {name:?} {why}")))
+}
+
+/// Names one artifact in a store, as `spec.bootstrap.restore.source` does: by `s3.key`, or by the file in `pvc.subPath`.
+pub fn name_artifact(store: &mut parts::Store, key: &str) {
+    if let Some(s3) = &mut store.s3 {
+        (s3.prefix, s3.key) = (None, Some(key.to_owned()));
+    }
+    if let Some(pvc) = &mut store.pvc {
+        let below = pvc
+            .sub_path
+            .take()
+            .map(|path| format!("{}/", path.trim_end_matches('/')));
+        pvc.sub_path = Some(format!("{}{key}", below.unwrap_or_default()));
+    }
+}
+
+/// The key of the artifact that a store names; what is left of the store is where that key is to be looked for.
+pub fn take_artifact(store: &mut parts::Store) -> Option<String> {
+    if let Some(s3) = &mut store.s3 {
+        return s3.key.clone();
+    }
+    let pvc = store.pvc.as_mut()?;
+    let path = pvc.sub_path.take()?;
+    let (directory, file) = path.rsplit_once('/').unwrap_or(("", &path));
+    pvc.sub_path = (!directory.is_empty()).then(|| directory.to_owned());
+    Some(file.to_owned())
+}
+
+/// True for a path that leads to no place outside of where it begins.
+fn inside(path: &str) -> bool {
+    use std::path::Component;
+    Path::new(path)
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
 fn location(s3: &parts::S3, secrets: &dyn Secrets) -> Result<Location, store::Error> {
     let entry = |field: &'static str, secret: &str, key: &str| {
         let entries = secrets.secret(secret).ok_or_else(|| store::Error::Invalid {
@@ -156,6 +237,8 @@ fn location(s3: &parts::S3, secrets: &dyn Secrets) -> Result<Location, store::Er
         access_key: entry(field, &credentials.name, "accessKeyID")?,
         secret_key: entry(field, &credentials.name, "secretAccessKey")?,
         session_token: entry(field, &credentials.name, "sessionToken").ok(),
+        sse: s3.sse.clone(),
+        refuse_node_addresses: false,
     })
 }
 
@@ -190,9 +273,20 @@ pub struct Workshop {
     pub spool: PathBuf,
     /// The tool that opens snapshots.
     pub etcdutl: Etcdutl,
+    /// The server that restored ones are opened with.
+    pub server: trial::Server,
 }
 
-/// Takes the backup that an object asks for. `publish` gets every state that the status goes through; the last one is returned.
+/// How a try at a backup ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    /// What its object's status is to say.
+    pub status: EtcdBackupStatus,
+    /// It failed of something that may pass: another try is worth it.
+    pub may_pass: bool,
+}
+
+/// Takes the backup that an object asks for. `publish` gets every state that the status goes through.
 pub async fn run(
     object: &EtcdBackup,
     name: &str,
@@ -200,7 +294,7 @@ pub async fn run(
     place: &Place,
     workshop: Workshop,
     publish: &(dyn Fn(&EtcdBackupStatus) + Sync),
-) -> EtcdBackupStatus {
+) -> Ended {
     let mut status = EtcdBackupStatus {
         phase: Some("Running".into()),
         started_at: Some(Timestamp::now().to_string()),
@@ -212,7 +306,10 @@ pub async fn run(
         Err(error) => {
             failed(&mut status, &format!("spec.timeout: {error}"));
             publish(&status);
-            return status;
+            return Ended {
+                status,
+                may_pass: false,
+            };
         }
     };
     let job = Job {
@@ -224,6 +321,7 @@ pub async fn run(
             spec::Compression::Zstd => Compression::Zstd,
             spec::Compression::None => Compression::None,
         },
+        seal: place.seal.clone(),
         verify: match object.spec.verify {
             spec::Verify::Hash => Some(Verification::Hash),
             spec::Verify::Restore => Some(Verification::Restore),
@@ -232,6 +330,7 @@ pub async fn run(
         timeout,
         spool: workshop.spool,
         etcdutl: workshop.etcdutl,
+        server: workshop.server,
     };
     let verifying = EtcdBackupStatus {
         phase: Some("Verifying".into()),
@@ -244,15 +343,20 @@ pub async fn run(
         }
     };
     let mut failure = String::from("no member of the cluster can be reached");
+    let mut may_pass = true;
     for member in source.ordered(object.spec.source) {
         match job.take(&member, &place.store, &progress).await {
             Ok(taken) => {
                 completed(&mut status, taken);
                 publish(&status);
-                return status;
+                return Ended {
+                    status,
+                    may_pass: false,
+                };
             }
             Err(error) => {
                 failure = error.to_string();
+                may_pass = error.may_pass();
                 // Another member helps only when the member was the trouble.
                 if !matches!(error, Error::Member(_) | Error::Stream { .. }) {
                     break;
@@ -262,7 +366,7 @@ pub async fn run(
     }
     failed(&mut status, &failure);
     publish(&status);
-    status
+    Ended { status, may_pass }
 }
 
 /// Makes a status say that the backup failed, and why.
@@ -314,10 +418,17 @@ fn artifact(manifest: &Manifest, uri: String) -> Artifact {
             Compression::None => "none".into(),
             Compression::Zstd => "zstd".into(),
         },
-        store: BTreeMap::from([
-            ("key".into(), manifest.artifact.clone()),
-            ("manifest".into(), format!("{}{SUFFIX}", manifest.artifact)),
-        ]),
+        store: [
+            Some(("key".to_owned(), manifest.artifact.clone())),
+            Some(("manifest".to_owned(), format!("{}{SUFFIX}", manifest.artifact))),
+            manifest
+                .encryption
+                .as_ref()
+                .map(|e| ("encryptionKeyID".to_owned(), e.key_id.clone())),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
     }
 }
 
@@ -334,5 +445,28 @@ fn condition(kind: &str, status: bool, reason: &str, message: &str, now: &str) -
         message: message.into(),
         last_transition_time: now.into(),
         observed_generation: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_artifact_is_named_in_a_store_and_found_there_again() {
+        for (written, key) in [
+            ("s3: {bucket: abc, prefix: p}", "p/db/one.db"),
+            ("pvc: {claimName: c, subPath: etcd/}", "db/one.db"),
+            ("pvc: {claimName: c}", "one.db"),
+        ] {
+            let mut store: parts::Store = serde_yaml::from_str(written).unwrap();
+            name_artifact(&mut store, key);
+            let found = take_artifact(&mut store).unwrap();
+            let directory = store.pvc.and_then(|pvc| pvc.sub_path);
+            match written.starts_with("s3") {
+                true => assert_eq!(found, key),
+                false => assert_eq!((found.as_str(), directory.is_some()), ("one.db", key != "one.db")),
+            }
+        }
     }
 }

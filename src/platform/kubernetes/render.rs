@@ -11,8 +11,9 @@ use super::names::{
     CLIENT_PORT, CLUSTER_UID, INITIAL_CLUSTER, INITIAL_STATE, MEMBER, METRICS_PORT, Names, PEER_PORT, ROLE, SHAPE,
     TEMPLATE,
 };
-use crate::api::parts::PodTemplate;
+use crate::api::parts::{PodTemplate, Store};
 use crate::api::{EtcdCluster, EtcdClusterSpec};
+use crate::backup::mounts;
 use crate::plan::Wanted;
 use crate::plan::resources::{member_flags, short_hash, template};
 use crate::plan::step::Start;
@@ -508,7 +509,7 @@ impl Render<'_> {
     }
 
     /// A pod that works on the volume of a member that does not run, with this program.
-    pub fn work_pod(&self, member: &str, work: &str, arguments: Vec<String>, secrets: &[String]) -> Pod {
+    pub fn work_pod(&self, member: &str, work: &str, arguments: Vec<String>, store: Option<&Store>) -> Pod {
         let mut metadata = self.meta(&Names::work_pod(member, work));
         let mut labels = self.names.labels();
         labels.insert(MEMBER.into(), member.into());
@@ -516,33 +517,21 @@ impl Render<'_> {
         metadata.labels = Some(labels);
         let template = self.pod_template().spec.unwrap_or_default();
         let mut volumes = vec![data_volume(member)];
-        let mut mounts = vec![VolumeMount {
+        let mut volume_mounts = vec![VolumeMount {
             name: "data".into(),
             mount_path: MOUNT.into(),
             ..VolumeMount::default()
         }];
-        for secret in secrets {
-            volumes.push(Volume {
-                name: format!("secret-{}", volumes.len()),
-                secret: Some(SecretVolumeSource {
-                    secret_name: Some(secret.clone()),
-                    default_mode: Some(0o440),
-                    ..SecretVolumeSource::default()
-                }),
-                ..Volume::default()
-            });
-            mounts.push(VolumeMount {
-                name: format!("secret-{}", mounts.len()),
-                mount_path: format!("/etc/quorate/secrets/{secret}"),
-                read_only: Some(true),
-                ..VolumeMount::default()
-            });
+        if let Some(store) = store {
+            let (of_store, mounted) = mounts::of_store(store, true);
+            volumes.extend(of_store);
+            volume_mounts.extend(mounted);
         }
         let container = Container {
             name: "work".into(),
             image: Some(self.settings.operator_image.clone()),
             args: Some(arguments),
-            volume_mounts: Some(mounts),
+            volume_mounts: Some(volume_mounts),
             security_context: Some(container_security()),
             termination_message_policy: Some("FallbackToLogsOnError".into()),
             ..Container::default()
@@ -692,7 +681,7 @@ mod tests {
             &member,
             "inspect",
             vec!["volume".into(), "inspect".into()],
-            &["s3".into()],
+            Some(&serde_yaml::from_str("s3: {bucket: abc, credentialsSecretRef: {name: s3}}").expect("a store")),
         )));
         let documents: Vec<String> = documents.into_iter().map(|text| text.expect("writes")).collect();
         let text = documents.join("---\n");

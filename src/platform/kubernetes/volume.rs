@@ -15,12 +15,11 @@
 //!    marked compacted, so that watchers are told instead of misled.
 
 use crate::api::parts::Store as Written;
-use crate::backup::work::{Place, Secrets, Sought};
-use crate::backup::{Etcdutl, fetch};
+use crate::backup::work::{Ground, Place, Sought, take_artifact};
+use crate::backup::{Etcdutl, fetch, in_pod};
 use crate::member::Connections;
 use crate::platform::ask::says;
 use crate::platform::local::files;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -33,8 +32,6 @@ const ROOM: i64 = 1_000_000;
 const ALONE: Duration = Duration::from_secs(300);
 /// It closes its files within this time.
 const STOP: Duration = Duration::from_secs(30);
-/// Secrets are mounted here, each in a directory of its name.
-const SECRETS: &str = "/etc/quorate/secrets";
 
 /// What to do with a volume.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -104,24 +101,6 @@ pub enum Error {
     Other(String),
 }
 
-/// Secrets as files of a pod.
-struct Mounted;
-
-impl Secrets for Mounted {
-    fn secret(&self, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
-        let entries = std::fs::read_dir(Path::new(SECRETS).join(name)).ok()?;
-        let read = |entry: std::fs::DirEntry| {
-            let key = entry
-                .file_name()
-                .into_string()
-                .ok()
-                .filter(|key| !key.starts_with(".."))?;
-            Some((key, std::fs::read(entry.path()).ok()?))
-        };
-        Some(entries.flatten().filter_map(read).collect())
-    }
-}
-
 /// Does `work` on the volume at `root` with the program `exe` (this one); what it found out, for the operator.
 pub async fn run(work: &Work, root: &Path, exe: &Path) -> Result<String, Error> {
     let volume = Volume {
@@ -167,11 +146,6 @@ pub async fn run(work: &Work, root: &Path, exe: &Path) -> Result<String, Error> 
                 .await
         }
     }
-}
-
-/// The key of a backup's artifact below its store.
-pub fn key_of(store: &BTreeMap<String, String>) -> Option<String> {
-    store.get("key").cloned()
 }
 
 /// Who the member is to be.
@@ -311,11 +285,13 @@ impl Volume {
         if self.data().exists() {
             return Ok("there already".to_owned());
         }
-        let written: Written = serde_json::from_str(location)
+        let mut written: Written = serde_json::from_str(location)
             .map_err(|error| Error::Other(format!("--location cannot be read: {error}")))?;
-        let place = Place::open(&written, &Mounted, Path::new("/"))?;
-        let key = match &place.key {
-            Some(key) => key.clone(),
+        let named = take_artifact(&mut written);
+        let secrets = in_pod::Mounted(in_pod::SECRETS.into());
+        let place = Place::open(&written, &secrets, Ground::Pod(Path::new(in_pod::VOLUME)))?;
+        let key = match named {
+            Some(key) => key,
             None => match place.newest(&Sought::default()).await? {
                 Some(manifest) => manifest.artifact,
                 None => {
@@ -332,7 +308,7 @@ impl Volume {
             program: self.exe.clone().into_os_string(),
             leading: vec!["etcdutl".into()],
         };
-        let manifest = fetch::fetch(&place.store, &key, &file, &tool, &|_| {}).await?;
+        let manifest = fetch::fetch(&place.store, &key, place.seal.as_ref(), &file, &tool, &|_| {}).await?;
         let revision = self.revision_of(&file).await?;
         let bump = match (revision_bump, above_revision) {
             (Some(bump), _) => i64::try_from(bump).unwrap_or(i64::MAX),

@@ -9,6 +9,9 @@
 use super::names::Names;
 use super::record::{Kept, Note};
 use super::{Cluster, Failure, apply, observe};
+use crate::api::parts::Store;
+use crate::backup::in_pod;
+use crate::backup::work::name_artifact;
 use crate::plan::Wanted;
 use crate::plan::step::Create;
 use crate::plan::wanted::BackupSource;
@@ -33,7 +36,7 @@ impl Cluster {
         kept: &Kept,
         claim: &PersistentVolumeClaim,
     ) -> Result<(), Failure> {
-        let said = self.work(wanted, name, "inspect", Vec::new(), &[], READ).await?;
+        let said = self.work(wanted, name, "inspect", Vec::new(), None, READ).await?;
         let log: LogRecord = serde_json::from_str(&said).map_err(|error| {
             Failure::Other(format!(
                 "the pod that reads the log of {name} gave no answer ({error}): {said}"
@@ -51,7 +54,7 @@ impl Cluster {
         claim: &PersistentVolumeClaim,
     ) -> Result<(), Failure> {
         let at = self.now();
-        self.work(wanted, name, "copy", Vec::new(), &[], LONG).await?;
+        self.work(wanted, name, "copy", Vec::new(), None, LONG).await?;
         self.learned(name, kept, claim, |note| note.copied = Some(at.0)).await
     }
 
@@ -80,7 +83,7 @@ impl Cluster {
             format!("--above-revision={above_revision}"),
             format!("--mark={hash}"),
         ];
-        self.work(wanted, name, "recover", arguments, &[], LONG).await?;
+        self.work(wanted, name, "recover", arguments, None, LONG).await?;
         // It has another identity now; the next answer tells which.
         let hash = hash.to_owned();
         self.learned(name, kept, claim, |note| {
@@ -123,20 +126,14 @@ impl Cluster {
         if *skip_hash_check {
             arguments.push("--skip-hash-check".to_owned());
         }
-        let mut secrets = Vec::new();
-        if let Some(s3) = &location.s3 {
-            secrets.extend(s3.credentials_secret_ref.iter().map(|secret| secret.name.clone()));
-            secrets.extend(s3.ca_secret_ref.iter().map(|secret| secret.name.clone()));
-            secrets.sort();
-            secrets.dedup();
-        }
-        self.work(wanted, name, "restore", arguments, &secrets, LONG).await?;
+        self.work(wanted, name, "restore", arguments, Some(&location), LONG)
+            .await?;
         self.learned(name, kept, claim, |note| (note.started, note.wrote) = (true, true))
             .await
     }
 
     /// Where a backup lies: the store with the key of the artifact in it.
-    fn location(&self, backup: &BackupSource) -> Result<crate::api::parts::Store, Failure> {
+    fn location(&self, backup: &BackupSource) -> Result<Store, Failure> {
         match backup {
             BackupSource::Location(text) => serde_json::from_str(text)
                 .map_err(|error| Failure::Other(format!("spec.bootstrap.restore.source cannot be read: {error}"))),
@@ -150,21 +147,14 @@ impl Cluster {
                             "there is no EtcdBackup {name} in this namespace; name one that is completed"
                         ))
                     })?;
-                let key = object
-                    .status
-                    .as_ref()
-                    .and_then(|status| status.artifact.as_ref())
-                    .and_then(|artifact| super::volume::key_of(&artifact.store))
-                    .ok_or_else(|| {
-                        Failure::Other(format!(
-                            "EtcdBackup {name} is not completed: nothing to restore; when its status is lost, name the \
-                             place in bootstrap.restore.source.s3 with a prefix"
-                        ))
-                    })?;
+                let key = in_pod::key_of(object).ok_or_else(|| {
+                    Failure::Other(format!(
+                        "EtcdBackup {name} is not completed: nothing to restore; when its status is lost, name the place in \
+                         bootstrap.restore.source.s3 with a prefix"
+                    ))
+                })?;
                 let mut location = object.spec.destination.clone();
-                if let Some(s3) = &mut location.s3 {
-                    (s3.prefix, s3.key) = (None, Some(key));
-                }
+                name_artifact(&mut location, &key);
                 Ok(location)
             }
         }
@@ -192,13 +182,13 @@ impl Cluster {
         member: &str,
         work: &str,
         arguments: Vec<String>,
-        secrets: &[String],
+        store: Option<&Store>,
         patience: Duration,
     ) -> Result<String, Failure> {
         let names = self.names(wanted);
         let mut all = vec!["volume".to_owned(), work.to_owned()];
         all.extend(arguments);
-        let pod = self.render(wanted, &names).work_pod(member, work, all, secrets);
+        let pod = self.render(wanted, &names).work_pod(member, work, all, store);
         let name = Names::work_pod(member, work);
         let pods: Api<Pod> = self.api();
         match pods.get_opt(&name).await? {

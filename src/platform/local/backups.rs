@@ -12,8 +12,8 @@ use super::{Layout, LocalCluster, files, log_event};
 use crate::api::etcd_backup::EtcdBackupStatus;
 use crate::api::parts::Store as Written;
 use crate::api::{EtcdBackup, convert};
-use crate::backup::work::{self, Place, Secrets, Sought, Source, Workshop};
-use crate::backup::{Etcdutl, Manifest, fetch, store};
+use crate::backup::work::{self, Ground, Place, Secrets, Sought, Source, Workshop};
+use crate::backup::{Etcdutl, Manifest, fetch, store, trial};
 use crate::plan::backup::{Action, Phase, Run};
 use crate::plan::observed::Member;
 use crate::plan::wanted::BackupSource;
@@ -66,7 +66,11 @@ impl Secrets for OfManifest {
 
 impl Desk {
     fn place(&self, written: &Written) -> Result<Place, store::Error> {
-        Place::open(written, &OfManifest(Arc::clone(&self.secrets)), &self.base)
+        Place::open(
+            written,
+            &OfManifest(Arc::clone(&self.secrets)),
+            Ground::Machine(&self.base),
+        )
     }
 }
 
@@ -220,6 +224,10 @@ impl LocalCluster {
             let workshop = Workshop {
                 spool: self.layout.file("spool"),
                 etcdutl: tool(&self.programs.etcdutl),
+                server: trial::Server {
+                    program: self.programs.server.path.clone().into_os_string(),
+                    leading: self.programs.server.first.clone(),
+                },
             };
             let (connections, layout, verbose) = (Arc::clone(&self.connections), self.layout.clone(), self.verbose);
             let cluster = wanted.name.clone();
@@ -239,8 +247,8 @@ impl LocalCluster {
                         tracing::warn!("the status of backup {task_name} is not written: {error}");
                     }
                 };
-                let status = work::run(&object, &task_name, source, &place, workshop, &publish).await;
-                tell_end(&layout, &task_name, &status, verbose);
+                let ended = work::run(&object, &task_name, source, &place, workshop, &publish).await;
+                tell_end(&layout, &task_name, &ended.status, verbose);
             };
             self.desk.working.insert(name, tokio::spawn(task));
         }
@@ -254,7 +262,7 @@ impl LocalCluster {
             BackupSource::Location(text) => self.place_at(text).await?,
         };
         let etcdutl = tool(&self.programs.etcdutl);
-        fetch::fetch(&place.store, &key, into, &etcdutl, &|_| {})
+        fetch::fetch(&place.store, &key, place.seal.as_ref(), into, &etcdutl, &|_| {})
             .await
             .map(drop)
             .map_err(Error::platform)
