@@ -4,8 +4,10 @@
 
 use crate::api;
 use crate::api::status::EtcdClusterStatus;
+use crate::backup::{Etcdutl, in_pod, trial};
 #[cfg(feature = "local")]
 use crate::demo;
+use crate::operator;
 use crate::plan::{Ensure, explain, plan};
 use crate::platform::Platform;
 use crate::platform::kubernetes::{render, volume};
@@ -22,14 +24,32 @@ use tokio::sync::watch;
 #[derive(Debug, Parser)]
 #[command(name = "quorate", version, about, disable_help_subcommand = true)]
 pub struct Cli {
+    /// How log lines are written to stderr.
+    #[arg(long, global = true, env = "QUORATE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run clusters on Kubernetes: reconcile every EtcdCluster and EtcdBackup.
+    Operator(operator::Options),
+    /// Take one backup, in a pod that the operator made.
+    Backup(in_pod::Take),
+    /// Bring a stored backup back as a snapshot file, in a pod that the operator made.
+    Restore(in_pod::Restore),
     /// Show the whole promise on this machine: a cluster with TLS, failures and their repair, backup and restore.
     #[cfg(feature = "local")]
     Demo(demo::Options),
@@ -121,6 +141,22 @@ pub async fn run(cli: Cli, exe: &Path) -> anyhow::Result<()> {
     match cli.command {
         #[cfg(feature = "local")]
         Command::Demo(options) => demo::run(&options, exe).await,
+        Command::Operator(options) => {
+            let stop = interrupted(
+                "stopping after the steps that are under way (again: leave at once)",
+                "left: the next operator goes on from what it finds",
+            );
+            operator::run(options, stop).await
+        }
+        Command::Backup(options) => {
+            let server = Programs::of(exe).server;
+            let server = trial::Server {
+                program: server.path.into_os_string(),
+                leading: server.first,
+            };
+            in_pod::take(&options, etcdutl(exe), server).await
+        }
+        Command::Restore(options) => in_pod::restore(&options, &etcdutl(exe)).await,
         Command::Crds => {
             print!("{}", api::crds::yaml());
             Ok(())
@@ -136,7 +172,11 @@ pub async fn run(cli: Cli, exe: &Path) -> anyhow::Result<()> {
                 programs: Programs::of(exe),
                 verbose: true,
             };
-            up::up(&options, interrupted()).await?;
+            let stop = interrupted(
+                "stopping the members; their data stays (again: leave at once)",
+                "left: members that still run are resumed by the next `quorate local up`",
+            );
+            up::up(&options, stop).await?;
             Ok(())
         }
         #[cfg(feature = "local")]
@@ -173,14 +213,23 @@ async fn serve_objects(directory: &Path, bucket: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot serve {}", directory.display()))?;
     println!("{}", store.documents(bucket));
     eprintln!("serving {} until interrupted", store.endpoint());
-    let mut stop = interrupted();
+    let mut stop = interrupted("stopping; all data stays (again: leave at once)", "left");
     // An error means that nobody listens to signals any more; then there is nothing to wait for.
     let _ = stop.wait_for(|stop| *stop).await;
     Ok(())
 }
 
-/// Becomes true at SIGINT or SIGTERM. A second one ends the process at once; members then stay and are resumed.
-fn interrupted() -> watch::Receiver<bool> {
+/// The offline tool: this program, unless the environment names another.
+fn etcdutl(exe: &Path) -> Etcdutl {
+    let program = Programs::of(exe).etcdutl;
+    Etcdutl {
+        program: program.path.into_os_string(),
+        leading: program.first,
+    }
+}
+
+/// Becomes true at SIGINT or SIGTERM, and says so. A second one ends the process at once.
+fn interrupted(first: &'static str, second: &'static str) -> watch::Receiver<bool> {
     use tokio::signal::unix::{SignalKind, signal};
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
@@ -194,10 +243,10 @@ fn interrupted() -> watch::Receiver<bool> {
                 _ = terminate.recv() => {}
             }
             if !stopping {
-                eprintln!("left: members that still run are resumed by the next `quorate local up`");
+                eprintln!("{second}");
                 std::process::exit(130);
             }
-            eprintln!("stopping; all data stays (again: leave at once)");
+            eprintln!("{first}");
             // Nobody waits for it any more when up has ended by itself.
             let _ = sender.send(true);
         }

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod member;
 #[cfg(feature = "local")]
 pub mod object_store;
+pub mod operator;
 pub mod plan;
 pub mod platform;
 pub mod reconcile;

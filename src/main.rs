@@ -1,7 +1,7 @@
 //! Parses arguments, chooses the platform, starts.
 
 use clap::Parser;
-use quorate::cli::{Cli, run};
+use quorate::cli::{Cli, LogFormat, run};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -23,12 +23,14 @@ fn main() -> ExitCode {
         }
     }
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,quorate=info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .init();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,quorate=info".into());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
     let done = std::env::current_exe().map_err(anyhow::Error::from).and_then(|exe| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(run(cli, &exe))

@@ -1,0 +1,365 @@
+//! `quorate operator`: the planner at work on a Kubernetes cluster.
+//!
+//! ```text
+//! watches   what there is, and whom a change wakes      lease    one operator at a time
+//! workers   one worker per object                       guard    no write without the lease
+//! clusters  the work of a cluster's worker              events   what `kubectl describe` shows
+//! backups   the work of a backup's worker               metrics, http   what it tells about itself
+//! ```
+//! Invariants:
+//! 1. Nothing is written without a live lease, whoever asks for it (see [`guard`]).
+//! 2. Losing the lease ends all work at once and the process with it; being told to stop lets every worker end the step
+//!    that it is about, and gives the lease away.
+//! 3. Nothing that matters is in this process alone: another one goes on from what it observes.
+
+pub mod backups;
+pub mod clusters;
+pub mod events;
+pub mod guard;
+pub mod http;
+pub mod lease;
+pub mod metrics;
+pub mod watches;
+pub mod workers;
+
+use crate::api::{EtcdBackup, EtcdCluster};
+use crate::platform::kubernetes::{Settings, names};
+use anyhow::{Context as _, bail};
+use clap::Args;
+use clusters::Pauses;
+use events::Recorder;
+use guard::Guard;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::client::ClientBuilder;
+use kube::{Api, Client};
+use lease::{Election, Gate, Terms};
+use metrics::{Metrics, Objects};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use watches::{Cache, Key, Watches};
+use workers::Workers;
+
+/// Workers that were told to stop have this long to end what they are about.
+const GRACE: Duration = Duration::from_secs(20);
+/// Every object is given its worker this often, whatever was missed.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What `quorate operator` is told.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Namespaces to manage, separated by commas; all of them when absent.
+    #[arg(long, env = "QUORATE_NAMESPACES", value_delimiter = ',')]
+    pub namespace: Vec<String>,
+    /// Image of this program: it works on volumes of stopped members, and takes backups.
+    #[arg(long, env = "QUORATE_IMAGE", default_value = "localhost/quorate:dev")]
+    pub image: String,
+    /// Image of members, for clusters that name none.
+    #[arg(long, env = "QUORATE_SERVER_IMAGE", default_value = "localhost/quorate-server:dev")]
+    pub server_image: String,
+    /// Repository of upstream's image, for clusters with engine etcd that name none.
+    #[arg(long, env = "QUORATE_ETCD_REPOSITORY", default_value = "registry.k8s.io/etcd")]
+    pub etcd_repository: String,
+    /// DNS domain of the Kubernetes cluster.
+    #[arg(long, env = "QUORATE_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Seconds after which a cluster in order is looked at again; changes are seen at once whatever this is.
+    #[arg(long, env = "QUORATE_RESYNC_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub resync_seconds: u64,
+    /// Where metrics and health are served; empty serves none.
+    #[arg(long, env = "QUORATE_METRICS_ADDRESS", default_value = "[::]:8080")]
+    pub metrics_address: String,
+    /// Whether one operator leads by a Lease; without, nothing keeps a second one from writing.
+    #[arg(long, env = "QUORATE_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set)]
+    pub leader_elect: bool,
+    /// Name of the Lease.
+    #[arg(long, env = "QUORATE_LEASE_NAME", default_value = "quorate-operator")]
+    pub lease_name: String,
+    /// Namespace of the Lease, and of this operator; that of the pod when absent.
+    #[arg(long, env = "QUORATE_OPERATOR_NAMESPACE")]
+    pub operator_namespace: Option<String>,
+    /// Name of this process in the Lease and in events; that of the pod.
+    #[arg(long, env = "POD_NAME")]
+    pub identity: Option<String>,
+}
+
+/// What all workers share.
+pub struct Context {
+    /// Guarded: see [`guard`].
+    pub client: Client,
+    /// The same for every cluster.
+    pub settings: Arc<Settings>,
+    /// All clusters.
+    pub clusters: Cache<EtcdCluster>,
+    /// All backups and policies.
+    pub backups: Cache<EtcdBackup>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is told.
+    pub events: Recorder,
+    /// How long to pause.
+    pub pauses: Pauses,
+}
+
+/// Runs until `stop` is set; an error when the lease was lost, or when it cannot even begin.
+pub async fn run(mut options: Options, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    // An empty variable of the environment names nothing.
+    options.namespace.retain(|namespace| !namespace.is_empty());
+    let metrics = Arc::new(Metrics::default());
+    let config = kube::Config::infer()
+        .await
+        .context("finding the API server: run in a pod, or set KUBECONFIG")?;
+    let namespace = options
+        .operator_namespace
+        .clone()
+        .unwrap_or_else(|| config.default_namespace.clone());
+    let identity = identity(&options);
+    let gate = if options.leader_elect {
+        Gate::default()
+    } else {
+        Gate::without_election()
+    };
+    let guarded = |gate: Gate| -> anyhow::Result<Client> {
+        let guard = Guard::new(gate, Arc::clone(&metrics));
+        let builder = ClientBuilder::try_from(config.clone()).context("preparing the client of the API server")?;
+        Ok(builder.with_layer(&guard).build())
+    };
+    let client = guarded(gate.clone())?;
+
+    let settings = Settings {
+        operator_image: options.image.clone(),
+        server_image: options.server_image.clone(),
+        etcd_repository: options.etcd_repository.clone(),
+        cluster_domain: options.cluster_domain.clone(),
+        // Members are reached from outside all the same when this operator is no pod.
+        operator_namespace: options.operator_namespace.clone().or_else(in_pod),
+    };
+    let context = Arc::new(Context {
+        client: client.clone(),
+        settings: Arc::new(settings),
+        clusters: Cache::default(),
+        backups: Cache::default(),
+        metrics: Arc::clone(&metrics),
+        events: Recorder::new(client.clone(), &identity),
+        pauses: Pauses {
+            calm: Duration::from_secs(options.resync_seconds),
+        },
+    });
+
+    let mut crew = Crew::new(&context, stop.clone());
+    let watches = crew.watch(&context, client, &options.namespace);
+    let _site = serve(&options, &context, watches.missing()).await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        identity,
+        namespaces = if options.namespace.is_empty() {
+            "all".to_owned()
+        } else {
+            options.namespace.join(",")
+        },
+        "the operator is up"
+    );
+
+    // The lease's own writes pass while the gate is shut.
+    let leases = Api::<Lease>::namespaced(guarded(Gate::without_election())?, &namespace);
+    let terms = Terms::new(&options.lease_name, &identity);
+    let mut election = Election::new(leases, terms, gate);
+    tokio::select! {
+        () = async { if options.leader_elect { election.win().await } } => {}
+        _ = stop.wait_for(|stop| *stop) => return Ok(()),
+    }
+    tracing::info!(lease = options.lease_name, namespace, "leads");
+    metrics.lead(true);
+    let ended = tokio::select! {
+        lost = keep(&mut election, options.leader_elect) => Err(lost),
+        () = crew.work(&watches) => Ok(()),
+        _ = stop.wait_for(|stop| *stop) => Ok(()),
+    };
+    metrics.lead(false);
+    match ended {
+        Ok(()) => {
+            tracing::info!("stopping: every worker ends the step that it is about");
+            // The lease is renewed meanwhile: what is under way may still write.
+            let finish = async {
+                crew.clusters.finish(GRACE).await;
+                crew.backups.finish(GRACE).await;
+            };
+            tokio::select! {
+                () = finish => {}
+                _ = keep(&mut election, options.leader_elect) => {}
+            }
+            if options.leader_elect {
+                election.release().await;
+            }
+            Ok(())
+        }
+        Err(lost) => {
+            crew.clusters.abort();
+            crew.backups.abort();
+            bail!("{lost}: all work was ended at once")
+        }
+    }
+}
+
+/// Renews the lease until it is lost; for ever, without election.
+async fn keep(election: &mut Election, elects: bool) -> String {
+    match elects {
+        true => election.keep().await,
+        false => std::future::pending().await,
+    }
+}
+
+/// All workers.
+struct Crew {
+    clusters: Workers,
+    backups: Workers,
+    /// Nobody works before the lease is held.
+    leads: Arc<std::sync::atomic::AtomicBool>,
+    context: Arc<Context>,
+}
+
+impl Crew {
+    fn new(context: &Arc<Context>, stop: watch::Receiver<bool>) -> Crew {
+        let (for_clusters, for_backups) = (Arc::clone(context), Arc::clone(context));
+        Crew {
+            clusters: Workers::new("EtcdCluster", stop.clone(), move |key, pace| {
+                clusters::work(Arc::clone(&for_clusters), key, pace)
+            }),
+            backups: Workers::new("EtcdBackup", stop, move |key, pace| {
+                backups::work(Arc::clone(&for_backups), key, pace)
+            }),
+            leads: Arc::default(),
+            context: Arc::clone(context),
+        }
+    }
+
+    /// Begins to watch; changes wake workers once [`Crew::work`] was called.
+    fn watch(&mut self, context: &Context, client: Client, namespaces: &[String]) -> Watches {
+        use std::sync::atomic::Ordering::Acquire;
+        let mut watches = Watches::new(client, namespaces, Arc::clone(&context.metrics));
+        let (workers, leads) = (self.clusters.clone(), Arc::clone(&self.leads));
+        watches.keep(&context.clusters, move |change| {
+            if let Some(object) = change.now.or(change.before)
+                && leads.load(Acquire)
+                && clusters::asks_for_round(&change)
+            {
+                workers.wake(&Key::of(object));
+            }
+        });
+        let (clusters, backups, leads) = (self.clusters.clone(), self.backups.clone(), Arc::clone(&self.leads));
+        watches.keep(&context.backups, move |change| {
+            if let Some(object) = change.now.or(change.before)
+                && leads.load(Acquire)
+            {
+                let key = Key::of(object);
+                if let Some(cluster) = &object.spec.cluster_ref {
+                    clusters.wake(&Key {
+                        namespace: key.namespace.clone(),
+                        name: cluster.name.clone(),
+                    });
+                }
+                // A policy looks at its backups.
+                if let Some(policy) = backups::policy_of(object) {
+                    backups.wake(&Key {
+                        namespace: key.namespace.clone(),
+                        name: policy,
+                    });
+                }
+                backups.wake(&key);
+            }
+        });
+        let (clusters, backups, leads) = (self.clusters.clone(), self.backups.clone(), Arc::clone(&self.leads));
+        watches.owned(move |namespace, labels| {
+            if !leads.load(Acquire) {
+                return;
+            }
+            let key = |name: &String| Key {
+                namespace: namespace.to_owned(),
+                name: name.clone(),
+            };
+            if let Some(name) = labels.get(names::CLUSTER) {
+                clusters.wake(&key(name));
+            }
+            if let Some(name) = labels.get(backups::BACKUP_LABEL) {
+                backups.wake(&key(name));
+            }
+        });
+        watches
+    }
+
+    /// Gives every object its worker, now and again.
+    async fn work(&self, watches: &Watches) {
+        watches.ready().await;
+        self.leads.store(true, std::sync::atomic::Ordering::Release);
+        loop {
+            self.clusters.sweep(
+                self.context
+                    .clusters
+                    .all()
+                    .iter()
+                    .map(|object| Key::of(object.as_ref())),
+            );
+            self.backups
+                .sweep(self.context.backups.all().iter().map(|object| Key::of(object.as_ref())));
+            tokio::time::sleep(SWEEP).await;
+        }
+    }
+}
+
+/// Serves metrics and health; dropping what is returned ends that.
+async fn serve(
+    options: &Options,
+    context: &Context,
+    missing: impl Fn() -> Option<String> + Send + Sync + 'static,
+) -> anyhow::Result<Option<Aborts>> {
+    if options.metrics_address.is_empty() {
+        return Ok(None);
+    }
+    let address: SocketAddr = options.metrics_address.parse().with_context(|| {
+        format!(
+            "--metrics-address: {:?} is no address and port, write one such as [::]:8080",
+            options.metrics_address
+        )
+    })?;
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| format!("--metrics-address: cannot listen on {address}"))?;
+    let objects = Objects {
+        clusters: context.clusters.clone(),
+        backups: context.backups.clone(),
+    };
+    let site = http::Site {
+        registry: context.metrics.registry(objects),
+        ill: Box::new(|| None),
+        missing: Box::new(missing),
+    };
+    let task = tokio::spawn(http::serve(listener, Arc::new(site)));
+    Ok(Some(Aborts(task.abort_handle())))
+}
+
+/// Ends a task when dropped.
+struct Aborts(tokio::task::AbortHandle);
+
+impl Drop for Aborts {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A name for this process that no other has: a restarted container must not take the former one's lease for its own.
+fn identity(options: &Options) -> String {
+    let name = options
+        .identity
+        .clone()
+        .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_else(|| "operator".to_owned());
+    format!("{name}_{:08x}", rand::random::<u32>())
+}
+
+/// The namespace of the pod that this process runs in.
+fn in_pod() -> Option<String> {
+    let text = std::fs::read_to_string("/var/run/secrets/kubernetes.io/serviceaccount/namespace").ok()?;
+    Some(text.trim().to_owned()).filter(|namespace| !namespace.is_empty())
+}
