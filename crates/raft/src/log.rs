@@ -54,7 +54,8 @@ impl<S: Storage> RaftLog<S> {
         entries: Vec<Entry>,
         committed: u64,
     ) -> Result<Option<u64>, Error> {
-        if !self.matches(previous)? && !(mutant::planted("Q05") && previous.index <= self.last_index()) {
+        let planted = mutant::planted("Q05") && previous.index <= self.last_index();
+        if !self.matches(previous)? && !planted {
             return Ok(None);
         }
         let last_new = previous.index + entries.len() as u64;

@@ -63,7 +63,7 @@ impl Client {
             waiting: false,
             leases: Vec::new(),
             // Negative ids are as good as others.
-            next_lease: 1000 * (number as i64 + 1) * if number % 2 == 0 { 1 } else { -1 },
+            next_lease: 1000 * (number as i64 + 1) * if number.is_multiple_of(2) { 1 } else { -1 },
             calm_answers: 0,
         }
     }

@@ -252,11 +252,11 @@ impl History {
                         }
                     }
                 }
-                (Request::Read(range), Some(Answer::Range(Ok(response)))) => {
-                    if range.range_end.is_empty() && range.revision == 0 && !range.count_only && !range.keys_only {
-                        let value = response.kvs.first().map(|kv| kv.value.clone());
-                        add(&range.key, What::Read(value), ended);
-                    }
+                (Request::Read(range), Some(Answer::Range(Ok(response))))
+                    if range.range_end.is_empty() && range.revision == 0 && !range.count_only && !range.keys_only =>
+                {
+                    let value = response.kvs.first().map(|kv| kv.value.clone());
+                    add(&range.key, What::Read(value), ended);
                 }
                 _ => {}
             }

@@ -42,8 +42,6 @@ pub struct Model {
     pub changes: BTreeMap<i64, Vec<Change>>,
     keys: BTreeMap<Bytes, Vec<(i64, Option<KeyValue>)>>,
     ttl_min: i64,
-    /// A NOSPACE alarm stands.
-    pub alarms: BTreeSet<(u64, i32)>,
 }
 
 /// What an entry should have answered: `None` for those whose answers nobody compares.
@@ -190,11 +188,6 @@ impl Model {
 
     /// Takes the next entry.
     pub fn apply(&mut self, request: &InternalRaftRequest) -> Verdict {
-        if !self.alarms.is_empty() {
-            if request.put.is_some() || request.lease_grant.is_some() {
-                return Some(Err(Error::NoSpace));
-            }
-        }
         if let Some(range) = &request.range {
             return Some(Ok(Response::Range(self.range(range, self.revision))));
         }

@@ -10,12 +10,12 @@ impl Random {
     /// A generator that begins at a seed.
     pub fn new(seed: u64) -> Random {
         let mut random = Random(seed ^ 0x5851_f42d_4c95_7f2d);
-        random.next();
+        random.any();
         random
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,7 +25,7 @@ impl Random {
 
     /// A number below `n`; 0 when `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
+        self.any() % n.max(1)
     }
 
     /// A number from `low` to `high`, both included.

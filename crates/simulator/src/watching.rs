@@ -123,7 +123,7 @@ impl World {
         let watching = &mut self.watchers[number];
         watching.turns += 1;
         if let Some((_, stream)) = &watching.on {
-            if watching.turns % 7 == 0 {
+            if watching.turns.is_multiple_of(7) {
                 stream.request_progress();
             }
             // A member cut off from the others serves watchers that see nothing; clients look elsewhere after a while.

@@ -180,6 +180,8 @@ pub struct World {
     changing: Option<(u64, u64, Time)>,
     /// The members as of the last change that anybody applied, and its index.
     latest: (u64, Vec<Listed>),
+    /// Changes of members that were proposed and that nobody has applied: they may still come true, much later.
+    open_changes: std::collections::BTreeSet<u64>,
     /// Members that upkeep is asked to remove although they are well.
     unwanted: Vec<u64>,
     values: u64,
@@ -253,6 +255,7 @@ impl World {
             names: 0,
             changing: None,
             latest: (0, Vec::new()),
+            open_changes: Default::default(),
             unwanted: Vec::new(),
             values: 0,
             swarm,
@@ -510,6 +513,7 @@ impl World {
         let life = self.life(at);
         let id = self.process(at)?.replica.ids().next();
         change.id = id;
+        self.open_changes.insert(id);
         self.feed(life, Input::ProposeConfChange(change));
         Some(id)
     }

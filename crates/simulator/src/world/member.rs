@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use disk::{Disk, File, MemoryDisk, Open};
+use prost::Message as _;
 use proto::raftpb::{Message, MessageType};
 use replica::state_machine::mvcc::{Notify, WatchHub, watch};
 use replica::state_machine::{Error, Response, check_file};
@@ -99,7 +100,7 @@ impl Process {
 
 impl World {
     pub(crate) fn add_member(&mut self, id: u64, name: &str, start: Start) {
-        let seed = self.random.next();
+        let seed = self.random.any();
         let disk = MemoryDisk::new(seed);
         let made = disk
             .create_dir_all(Path::new("/data"))
@@ -131,8 +132,8 @@ impl World {
     }
 
     fn config(&mut self, id: u64) -> Option<Config> {
-        let seed = self.random.next();
-        let incarnation = u128::from(self.random.next()) << 64 | u128::from(self.random.next());
+        let seed = self.random.any();
+        let incarnation = u128::from(self.random.any()) << 64 | u128::from(self.random.any());
         let swarm = &self.swarm;
         let member = self.members.get(&id)?;
         let unix_ms = (1_700_000_000_000 + (self.now / MS) as i64 + member.wall_offset) as u64;
@@ -303,6 +304,10 @@ impl World {
         };
         self.absorb(life.member);
         for output in outputs {
+            // The power may fail at any of them.
+            if self.life(life.member) != life {
+                return;
+            }
             self.carry_out(life, output);
         }
         self.wake(life);
@@ -340,6 +345,11 @@ impl World {
         for audit in audits {
             self.figures.entries += 1;
             let index = audit.index;
+            if audit.kind != 0
+                && let Ok(change) = proto::raftpb::ConfChange::decode(audit.data.clone())
+            {
+                self.open_changes.remove(&change.id);
+            }
             self.story.note(&[2, id, index, audit.term, audit.writes]);
             match self.truth.applied(id, audit, now) {
                 Ok(_) => {}

@@ -211,7 +211,13 @@ impl World {
         let in_doubt = listed.iter().any(|member| member.id != id && broken(member.id));
         let voters = listed.iter().filter(|member| !member.is_learner).count();
         let is_voter = listed.iter().any(|member| member.id == id && !member.is_learner);
-        self.changing.is_none()
+        // Who has not heard of the last change counts votes by the one before.
+        let all_know = listed.iter().all(|member| {
+            let process = self.members.get(&member.id).and_then(|member| member.process.as_ref());
+            process.is_some_and(|process| process.replica.applied() >= self.latest.0)
+        });
+        self.open_changes.is_empty()
+            && all_know
             && !in_doubt
             && self.swarm.members > 2
             && (!is_voter || voters > 2)
@@ -261,7 +267,7 @@ impl World {
         if !self.may_break(victim) {
             return false;
         }
-        let seed = self.random.next();
+        let seed = self.random.any();
         let Some(member) = self.members.get_mut(&victim) else {
             return false;
         };

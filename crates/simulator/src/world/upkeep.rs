@@ -88,7 +88,7 @@ impl World {
         // 2. Learners that have caught up.
         if let Some(id) = ready.first() {
             let up = self.process(*id).is_some();
-            if up && healthy.len() + 1 > (voters.len() + 1) / 2 {
+            if up && healthy.len() + 1 > voters.len().div_ceil(2) {
                 return self.promote(leader, *id);
             }
             return;
