@@ -37,6 +37,24 @@ impl Access {
         Access { endpoints, tls: None }
     }
 
+    /// TLS with a client certificate. Files that cannot be read show when the client connects.
+    pub fn secure(endpoints: Vec<String>, ca: &Path, cert: &Path, key: &Path) -> Access {
+        let read = |path: &Path| std::fs::read(path).unwrap_or_default();
+        let tls = TlsOptions::new()
+            .ca_certificate(Certificate::from_pem(read(ca)))
+            .identity(Identity::from_pem(read(cert), read(key)));
+        Access {
+            endpoints,
+            tls: Some(tls),
+        }
+    }
+
+    /// The newest revision, by a linearizable read.
+    pub async fn revision(&self) -> anyhow::Result<i64> {
+        let answer = self.client().await?.get("none", None).await?;
+        Ok(answer.header().context("no header")?.revision())
+    }
+
     /// What a client.env (lines `export ETCDCTL_NAME=value`) says.
     pub fn from_client_env(path: &Path) -> anyhow::Result<Access> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

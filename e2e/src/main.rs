@@ -185,6 +185,8 @@ async fn all(programs: &Programs, seconds: u64) -> anyhow::Result<bool> {
                     only: None,
                     clients: Vec::new(),
                     rounds: 1,
+                    tls: false,
+                    output: bench::Output::Table,
                     seconds: left.clamp(10, 60),
                 };
                 bench::suite(programs, &options).await?

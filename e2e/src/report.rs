@@ -11,18 +11,41 @@ pub struct Report {
     suite: &'static str,
     began: Instant,
     checks: usize,
+    /// Lines go to standard error: standard output is for something else.
+    aside: bool,
     failed: Vec<String>,
 }
 
 impl Report {
     /// A suite that begins now.
     pub fn new(suite: &'static str) -> Report {
-        println!("--- {suite}");
+        let report = Report::begin(suite, false);
+        report.line(format_args!("--- {suite}"));
+        report
+    }
+
+    /// As [`Report::new`], with all lines on standard error.
+    pub fn aside(suite: &'static str) -> Report {
+        let report = Report::begin(suite, true);
+        report.line(format_args!("--- {suite}"));
+        report
+    }
+
+    fn begin(suite: &'static str, aside: bool) -> Report {
         Report {
             suite,
             began: Instant::now(),
             checks: 0,
+            aside,
             failed: Vec::new(),
+        }
+    }
+
+    fn line(&self, line: std::fmt::Arguments<'_>) {
+        if self.aside {
+            eprintln!("{line}");
+        } else {
+            println!("{line}");
         }
     }
 
@@ -31,11 +54,11 @@ impl Report {
         self.checks += 1;
         match seen {
             Ok(seen) => {
-                println!("  ok    {what:<58} {seen}");
+                self.line(format_args!("  ok    {what:<58} {seen}"));
                 true
             }
             Err(error) => {
-                println!("  FAIL  {what:<58} {error:#}");
+                self.line(format_args!("  FAIL  {what:<58} {error:#}"));
                 self.failed.push(what.to_owned());
                 false
             }
@@ -55,7 +78,7 @@ impl Report {
 
     /// A figure that no check depends on.
     pub fn figure(&self, what: &str, value: impl Display) {
-        println!("        {what:<58} {value}");
+        self.line(format_args!("        {what:<58} {value}"));
     }
 
     /// The last line; whether all checks held.
@@ -63,14 +86,14 @@ impl Report {
         let seconds = self.began.elapsed().as_secs_f64();
         let (suite, checks) = (self.suite, self.checks);
         if self.failed.is_empty() && checks > 0 {
-            println!("--- {suite}: all {checks} checks held, {seconds:.1} s");
+            self.line(format_args!("--- {suite}: all {checks} checks held, {seconds:.1} s"));
             true
         } else {
-            println!(
+            self.line(format_args!(
                 "--- {suite}: {} of {checks} checks FAILED: {}; {seconds:.1} s",
                 self.failed.len(),
                 self.failed.join("; ")
-            );
+            ));
             false
         }
     }

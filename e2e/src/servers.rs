@@ -1,7 +1,8 @@
-//! Members run directly, without an operator: plain TCP, etcd's flags, any mix of programs.
+//! Members run directly, without an operator: etcd's flags, any mix of programs, plain TCP or TLS.
 
 use crate::access::Access;
 use crate::process::{Background, free_ports};
+use anyhow::Context;
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,11 +29,72 @@ pub struct Servers {
     /// The members.
     pub members: Vec<Member>,
     flags: Vec<String>,
+    tls: Option<Tls>,
+}
+
+/// One CA, and one certificate for everybody on 127.0.0.1.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+impl Tls {
+    /// Makes them, as files in `directory`.
+    pub fn new(directory: &Path) -> anyhow::Result<Tls> {
+        use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+        let ca_key = KeyPair::generate()?;
+        let mut ca = CertificateParams::new(Vec::new())?;
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "e2e");
+        let ca_cert = ca.self_signed(&ca_key)?;
+        let key = KeyPair::generate()?;
+        let mut leaf = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let cert = leaf.signed_by(&key, &Issuer::new(ca, ca_key))?;
+        std::fs::create_dir_all(directory)?;
+        let write = |name: &str, pem: String| -> anyhow::Result<PathBuf> {
+            let path = directory.join(name);
+            std::fs::write(&path, pem).with_context(|| format!("writing {}", path.display()))?;
+            Ok(path)
+        };
+        Ok(Tls {
+            ca: write("ca.pem", ca_cert.pem())?,
+            cert: write("cert.pem", cert.pem())?,
+            key: write("key.pem", key.serialize_pem())?,
+        })
+    }
+
+    fn server_flags(&self) -> [String; 8] {
+        let (ca, cert, key) = (self.ca.display(), self.cert.display(), self.key.display());
+        [
+            format!("--cert-file={cert}"),
+            format!("--key-file={key}"),
+            format!("--trusted-ca-file={ca}"),
+            "--client-cert-auth".to_owned(),
+            format!("--peer-cert-file={cert}"),
+            format!("--peer-key-file={key}"),
+            format!("--peer-trusted-ca-file={ca}"),
+            "--peer-client-cert-auth".to_owned(),
+        ]
+    }
 }
 
 impl Servers {
     /// One member per program below `directory`; nothing runs yet.
     pub fn new(directory: &Path, programs: &[PathBuf], flags: &[&str]) -> anyhow::Result<Servers> {
+        Servers::with_tls(directory, programs, flags, None)
+    }
+
+    /// As [`Servers::new`], with TLS for clients and peers if certificates are given.
+    pub fn with_tls(
+        directory: &Path,
+        programs: &[PathBuf],
+        flags: &[&str],
+        tls: Option<Tls>,
+    ) -> anyhow::Result<Servers> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let ports = free_ports(programs.len() * 2)?;
         std::fs::create_dir_all(directory)?;
         let members = programs.iter().zip(ports.chunks(2)).enumerate();
@@ -40,20 +102,41 @@ impl Servers {
             program: program.clone(),
             name: format!("m{n}"),
             data: directory.join(format!("m{n}.data")),
-            endpoint: format!("http://127.0.0.1:{}", ports[0]),
-            peer: format!("http://127.0.0.1:{}", ports[1]),
+            endpoint: format!("{scheme}://127.0.0.1:{}", ports[0]),
+            peer: format!("{scheme}://127.0.0.1:{}", ports[1]),
             process: None,
             directory: directory.to_owned(),
         });
         Ok(Servers {
             members: members.collect(),
-            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            flags: flags
+                .iter()
+                .map(|flag| (*flag).to_owned())
+                .chain(tls.iter().flat_map(Tls::server_flags))
+                .collect(),
+            tls,
         })
     }
 
     /// How it is reached.
     pub fn access(&self) -> Access {
-        Access::plain(self.members.iter().map(|member| member.endpoint.clone()).collect())
+        let endpoints = self.members.iter().map(|member| member.endpoint.clone()).collect();
+        match &self.tls {
+            None => Access::plain(endpoints),
+            Some(Tls { ca, cert, key }) => Access::secure(endpoints, ca, cert, key),
+        }
+    }
+
+    /// Flags of etcd's own clients.
+    pub fn client_flags(&self) -> Vec<String> {
+        let Some(Tls { ca, cert, key }) = &self.tls else {
+            return Vec::new();
+        };
+        vec![
+            format!("--cacert={}", ca.display()),
+            format!("--cert={}", cert.display()),
+            format!("--key={}", key.display()),
+        ]
     }
 
     /// `m0=URL,m1=URL`, for --initial-cluster.
