@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.bytes(["."]);
     if std::env::var_os("CARGO_FEATURE_GRPC").is_some() {
         tonic_prost_build::configure()
+            .codec_path("crate::codec::Codec")
             .out_dir(out)
             .compile_fds_with_config(descriptors, config)?;
     } else {

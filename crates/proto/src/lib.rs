@@ -11,6 +11,9 @@
 /// The `.proto` files themselves, compiled: a `google.protobuf.FileDescriptorSet`. For what works by name, such as JSON.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+#[cfg(feature = "grpc")]
+pub mod codec;
+
 /// Keys, values and watch events.
 pub mod mvccpb {
     include!(concat!(env!("OUT_DIR"), "/mvccpb.rs"));

@@ -12,12 +12,13 @@ use prost_types::FileDescriptorSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The codec that generated stubs use.
+/// The codec that generated stubs use, unless they are told another one.
 const CODEC: &str = "tonic_prost::ProstCodec";
 
 /// Starts a code generation: clients and servers, into `OUT_DIR`.
 pub fn configure() -> Builder {
     Builder {
+        codec: CODEC.to_owned(),
         client: true,
         server: true,
         out_dir: None,
@@ -27,6 +28,7 @@ pub fn configure() -> Builder {
 /// Options of a code generation.
 #[derive(Debug, Clone)]
 pub struct Builder {
+    codec: String,
     client: bool,
     server: bool,
     out_dir: Option<PathBuf>,
@@ -43,6 +45,15 @@ impl Builder {
     #[must_use]
     pub fn build_server(self, enable: bool) -> Builder {
         Builder { server: enable, ..self }
+    }
+
+    /// The codec that generated stubs use, as a path.
+    #[must_use]
+    pub fn codec_path(self, path: impl AsRef<str>) -> Builder {
+        Builder {
+            codec: path.as_ref().to_owned(),
+            ..self
+        }
     }
 
     /// Where the generated files go, instead of `OUT_DIR`.
@@ -76,6 +87,7 @@ impl Builder {
             config.out_dir(directory);
         }
         config.service_generator(Box::new(Stubs {
+            codec: self.codec,
             client: self.client,
             server: self.server,
         }));
@@ -85,13 +97,19 @@ impl Builder {
 
 /// Writes the stubs of each service behind the messages of its file.
 struct Stubs {
+    codec: String,
     client: bool,
     server: bool,
 }
 
 impl prost_build::ServiceGenerator for Stubs {
     fn generate(&mut self, service: prost_build::Service, code: &mut String) {
-        let methods = service.methods.iter().cloned().map(Method).collect();
+        let methods = service
+            .methods
+            .iter()
+            .cloned()
+            .map(|method| Method(method, self.codec.clone()))
+            .collect();
         let service = Service { service, methods };
         let mut generator = tonic_build::CodeGenBuilder::new();
         generator.emit_package(true);
@@ -135,7 +153,7 @@ impl tonic_build::Service for Service {
     }
 }
 
-struct Method(prost_build::Method);
+struct Method(prost_build::Method, String);
 
 impl tonic_build::Method for Method {
     type Comment = String;
@@ -149,7 +167,7 @@ impl tonic_build::Method for Method {
     }
 
     fn codec_path(&self) -> &str {
-        CODEC
+        &self.1
     }
 
     fn client_streaming(&self) -> bool {
