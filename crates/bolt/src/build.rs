@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::freelist::{self, Extent};
 use crate::meta::{Meta, NO_FREELIST};
 use crate::node::Node;
-use crate::page::Page;
+use crate::page::{Kind, Page};
 
 /// Neighbouring pages are written together, up to this many bytes.
 const WRITE_BYTES_MAX: usize = 4 << 20;
@@ -172,7 +172,11 @@ impl<'a, D: Disk> Build<'a, D> {
 
     fn publish(mut self, meta: Meta, stored: Option<Extent>) {
         for page in self.pages.drain(..) {
-            self.shared.cache.insert(page);
+            match page.kind {
+                Kind::Branch => self.shared.cache.insert(page),
+                // Most are never read again, and until then the system's cache has them.
+                Kind::Leaf => self.shared.cache.forget(page.id),
+            }
         }
         self.finished = true;
         let mut state = self.shared.state();

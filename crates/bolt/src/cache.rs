@@ -82,6 +82,11 @@ impl Cache {
         shard.slots.push(Slot { page, used: false });
     }
 
+    /// Forgets what was known of a page id.
+    pub fn forget(&self, id: u64) {
+        self.shard(id).remove(id);
+    }
+
     #[cfg(test)]
     fn bytes(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().unwrap().bytes).sum()

@@ -46,7 +46,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             page_size: 4096,
-            cache_bytes: 32 << 20,
+            cache_bytes: 8 << 20,
             fill_percent: 0.5,
             growth_bytes: 16 << 20,
             freelist_pages_max: 64,
@@ -371,14 +371,14 @@ fn initialize<F: File>(file: &F, path: &Path, page_size: usize) -> Result<(), Er
     file.sync_data().map_err(io("sync"))
 }
 
-/// Whether the file is empty, or was left by a crash in the middle of [`initialize`]: no longer than an empty database, without a
-/// meta page, and each byte what it would be there, or zero.
+/// Whether the file is empty, or was left by a crash in the middle of [`initialize`]: no longer than an empty database, each byte what
+/// it would be there, or zero, and not all of it there. A commit would have left another meta page.
 fn unborn<F: File>(file: &F, len: u64, path: &Path, page_size: usize) -> Result<bool, Error> {
     if len == 0 {
         return Ok(true);
     }
     let wanted = initial(page_size);
-    if len > wanted.len() as u64 || find_meta(file, path, page_size).is_ok() {
+    if len > wanted.len() as u64 {
         return Ok(false);
     }
     let mut data = vec![0; len as usize];
@@ -387,10 +387,8 @@ fn unborn<F: File>(file: &F, len: u64, path: &Path, page_size: usize) -> Result<
         path: path.into(),
         source,
     })?;
-    Ok(data
-        .iter()
-        .zip(&wanted)
-        .all(|(byte, wanted)| *byte == 0 || byte == wanted))
+    let torn = |(byte, wanted): (&u8, &u8)| *byte == 0 || byte == wanted;
+    Ok(data != wanted && data.iter().zip(&wanted).all(torn))
 }
 
 /// The newest good meta page.
@@ -435,5 +433,43 @@ fn find_meta<F: File>(file: &F, path: &Path, page_size: usize) -> Result<Meta, E
             path: path.into(),
             what: format!("meta page 0: {first}; meta page 1: {second}"),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use disk::MemoryDisk;
+
+    use super::*;
+
+    /// What a crash while a database is made may leave: any sectors of it, at any length. A good meta page is no sign of more.
+    #[test]
+    fn a_database_that_was_being_made_is_made_anew() {
+        let whole = initial(4096);
+        let sectors = whole.len() / 512;
+        for length in 1..=sectors {
+            for missing in (0..sectors).map(Some).chain([None]) {
+                let mut left = whole[..length * 512].to_vec();
+                if let Some(sector) = missing.filter(|sector| *sector < length) {
+                    left[sector * 512..(sector + 1) * 512].fill(0);
+                }
+                let disk = MemoryDisk::new(1);
+                let path = Path::new("/db");
+                let file = disk.open(path, Open::CreateNew).unwrap();
+                file.write_all_at(&left, 0).unwrap();
+                drop(file);
+                let db = Db::open(disk.clone(), path, Options::default()).unwrap();
+                let mut tx = db.write().unwrap();
+                tx.create_bucket(b"bucket").unwrap();
+                tx.commit().unwrap();
+                drop(db);
+                let db = Db::open(disk, path, Options::default()).unwrap();
+                let tx = db.read().unwrap();
+                assert!(
+                    tx.bucket(b"bucket").unwrap().is_some(),
+                    "{length} sectors without {missing:?}"
+                );
+            }
+        }
     }
 }

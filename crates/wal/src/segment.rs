@@ -21,6 +21,8 @@ use crate::{Error, repair};
 pub const SEGMENT_BYTES: u64 = 64 * 1000 * 1000;
 /// Unsynced bytes beyond which they are handed to the operating system early.
 const PENDING_MAX: usize = 8 << 20;
+/// Room for records that is kept between two writes.
+const PENDING_KEPT: usize = 64 << 10;
 
 /// Whether a directory holds a log.
 pub fn exists<D: Disk>(disk: &D, dir: &Path) -> Result<bool, Error> {
@@ -346,6 +348,8 @@ impl<D: Disk> Wal<D> {
             Error::io("writing", &tail.path)(error)
         })?;
         self.offset += self.pending.len() as u64;
+        // One large batch must not keep its room for as long as the log is open.
+        self.pending.shrink_to((2 * self.pending.len()).max(PENDING_KEPT));
         self.pending.clear();
         Ok(())
     }
