@@ -14,7 +14,7 @@ use std::io;
 use std::path::Path;
 
 pub use memory::{MemoryDisk, MemoryFile};
-pub use real::{RealDisk, RealFile};
+pub use real::{RealDisk, RealFile, never_sync};
 
 /// How [`Disk::open`] treats a missing or existing file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,6 @@
 //! - The database never lags behind the snapshot that the log begins with, and never holds what the log does not have.
 //! - A log appears at once with the entries that make the first members; half a bootstrap is no data.
 
-use std::path::Path;
-
 use bytes::Bytes;
 use disk::{Disk, File, Open};
 use prost::Message as _;
@@ -16,7 +14,7 @@ use state_machine::StateMachine;
 use state_machine::membership::{Member, cluster_id};
 use wal::{Snapshotter, Wal};
 
-use crate::config::{Config, Identity, Start};
+use crate::config::{Config, Identity, Incarnation, Start};
 use crate::error::OpenError;
 
 /// What a log's files carry as metadata (etcd etcdserverpb.Metadata).
@@ -39,7 +37,7 @@ pub(crate) struct Opened<D: Disk> {
     pub applied: u64,
     /// Members to talk to before the database knows any.
     pub members: Vec<Member>,
-    pub incarnation: u128,
+    pub incarnation: Incarnation,
 }
 
 /// Whether the directory holds a log, so that `start` will not be looked at.
@@ -74,7 +72,7 @@ fn begin<D: Disk>(
     disk: &D,
     config: &Config,
     snapshotter: Snapshotter<D>,
-    incarnation: u128,
+    incarnation: Incarnation,
 ) -> Result<Opened<D>, OpenError> {
     let (identity, members, entries) = match &config.start {
         Start::New { members, token } => {
@@ -176,7 +174,7 @@ fn resume<D: Disk>(
     disk: &D,
     config: &Config,
     snapshotter: Snapshotter<D>,
-    incarnation: u128,
+    incarnation: Incarnation,
 ) -> Result<Opened<D>, OpenError> {
     let wal_dir = config.wal_dir();
     let newest = wal::valid_snapshots(disk, &wal_dir)?.pop().unwrap_or_default();
@@ -357,35 +355,50 @@ fn check_identity(config: &Config, found: Identity) -> Result<(), OpenError> {
     }
 }
 
-/// The name of this data directory: made once, kept in `member/incarnation`, which etcd does not look at. A member whose disk
-/// came back empty has another one.
-fn incarnation<D: Disk>(disk: &D, config: &Config) -> Result<u128, OpenError> {
-    let dir = config.member_dir();
-    let path = dir.join("incarnation");
-    if let Some(known) = read_incarnation(disk, &path)? {
+/// The name of this data directory: made once, kept in `member/incarnation`, which etcd does not look at.
+fn incarnation<D: Disk>(disk: &D, config: &Config) -> Result<Incarnation, OpenError> {
+    if let Some(known) = stored_incarnation(disk, config)? {
         return Ok(known);
     }
-    let building = dir.join("incarnation.tmp");
+    let made = Incarnation {
+        name: config.incarnation,
+        adopted: has_data(disk, config)?,
+    };
+    let dir = config.member_dir();
+    let (path, building) = (dir.join("incarnation"), dir.join("incarnation.tmp"));
     let file = disk
         .open(&building, Open::WriteOrCreate)
         .map_err(OpenError::io("creating", &building))?;
-    file.write_all_at(format!("{:032x}\n", config.incarnation).as_bytes(), 0)
+    let text = format!("{:032x}\n{}", made.name, if made.adopted { ADOPTED } else { "" });
+    file.set_len(0).map_err(OpenError::io("emptying", &building))?;
+    file.write_all_at(text.as_bytes(), 0)
         .map_err(OpenError::io("writing", &building))?;
     file.sync_data().map_err(OpenError::io("syncing", &building))?;
     disk.rename(&building, &path)
         .map_err(OpenError::io("renaming", &building))?;
     disk.sync_dir(&dir).map_err(OpenError::io("syncing", &dir))?;
-    Ok(config.incarnation)
+    Ok(made)
 }
 
-fn read_incarnation<D: Disk>(disk: &D, path: &Path) -> Result<Option<u128>, OpenError> {
+/// The second line of the file that names a directory with data in it.
+const ADOPTED: &str = "adopted\n";
+
+/// The name that the data directory has by now. `None` before its first start.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn stored_incarnation<D: Disk>(disk: &D, config: &Config) -> Result<Option<Incarnation>, OpenError> {
+    let path = &config.member_dir().join("incarnation");
     if !disk.exists(path).map_err(OpenError::io("looking for", path))? {
         return Ok(None);
     }
     let file = disk.open(path, Open::Read).map_err(OpenError::io("opening", path))?;
-    let mut text = [0; 32];
+    let mut text = [0; 64];
     let n = file.read_at(&mut text, 0).map_err(OpenError::io("reading", path))?;
-    Ok(std::str::from_utf8(&text[..n])
-        .ok()
-        .and_then(|text| u128::from_str_radix(text, 16).ok()))
+    let text = std::str::from_utf8(&text[..n]).unwrap_or_default();
+    let (name, rest) = text.split_once('\n').unwrap_or((text, ""));
+    Ok(u128::from_str_radix(name, 16).ok().map(|name| Incarnation {
+        name,
+        adopted: rest == ADOPTED,
+    }))
 }

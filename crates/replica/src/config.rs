@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use state_machine::membership::Member;
+
+use crate::observer::Observer;
 
 /// Where the cluster comes from when the data directory is empty. A directory with data goes on with what it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +50,16 @@ pub struct Identity {
     pub cluster_id: u64,
 }
 
+/// The random name of a data directory. A member whose disk came back empty has another one, and its peers can tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Incarnation {
+    /// The name; 0 is none.
+    pub name: u128,
+    /// The directory was given its name when it held a log already, because etcd wrote it or the name was not copied along: such a
+    /// directory is not empty, so a new name says nothing about lost data.
+    pub adopted: bool,
+}
+
 /// Everything that a replica is told. `..Config::default()` gives etcd's values.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -78,6 +91,17 @@ pub struct Config {
     pub segment_bytes: u64,
     /// `--backend-batch-interval`: the time after which applied entries are committed to the database.
     pub commit_interval: Duration,
+    /// `--max-wals`: segments of the log beyond which those that are not needed any more are removed; 0 keeps all.
+    pub log_segments_max: usize,
+    /// `--max-snapshots`: `.snap` files that are kept; 0 keeps all.
+    pub snapshots_max: usize,
+    /// `--compaction-batch-limit`: index keys or records that one step of a compaction looks at.
+    pub compaction_batch: usize,
+    /// `--compaction-sleep-interval`: the time between two steps of a compaction. Steps are made on ticks: several at once where
+    /// this is shorter.
+    pub compaction_pause: Duration,
+    /// Is told what is being done, to measure it.
+    pub observer: Option<Arc<dyn Observer>>,
     /// Shortens the history when this member leads.
     pub auto_compaction: Option<AutoCompaction>,
     /// The database, its quota and its leases. The ids in it are set by the replica.
@@ -107,6 +131,11 @@ impl Default for Config {
             catch_up_entries: 5_000,
             segment_bytes: wal::SEGMENT_BYTES,
             commit_interval: Duration::from_millis(100),
+            log_segments_max: 5,
+            snapshots_max: 5,
+            compaction_batch: 1000,
+            compaction_pause: Duration::from_millis(10),
+            observer: None,
             auto_compaction: None,
             state: state_machine::Config::default(),
             seed: 0,

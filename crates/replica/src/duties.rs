@@ -19,14 +19,16 @@ use state_machine::version::Version;
 use state_machine::{Action, Error, Response, Uptime};
 
 use crate::io::Output;
+use crate::observer::Work;
 use crate::replica::Replica;
 use crate::{Fatal, versions};
 
 /// Leases per look, and the time between two looks (etcd server/lease/lessor.go).
 const LEASES_MAX: usize = 500;
 const LEASE_INTERVAL: Duration = Duration::from_millis(500);
-/// Records or index keys that a compaction step may touch (etcd: 1000 every 10 ms).
-const COMPACT_BUDGET: usize = 1000;
+
+/// Steps of a compaction on one tick, at most: messages wait for as long.
+const STEPS_MAX: u128 = 20;
 
 /// A proposal of this member itself, by what is to happen when it is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,7 @@ pub(crate) struct Duties {
     /// Answers that wait for the alarm.
     pub after_alarm: Vec<(u64, Result<Response, Error>)>,
     leases_at: Uptime,
+    compact_at: Uptime,
     ticked_at: Option<Uptime>,
     versions_at: Option<Uptime>,
     /// Compactions done in memory, told once they are durable.
@@ -86,7 +89,11 @@ impl<D: Disk> Replica<D> {
         }
         if leads && now.saturating_sub(self.duties.leases_at) >= LEASE_INTERVAL {
             self.duties.leases_at = now;
-            for id in self.state.expired_leases(now, LEASES_MAX) {
+            let expired = self.state.expired_leases(now, LEASES_MAX);
+            if let Some(observer) = self.config.observer.as_ref().filter(|_| !expired.is_empty()) {
+                observer.leases_expired(expired.len());
+            }
+            for id in expired {
                 let lease_revoke = Some(LeaseRevokeRequest { id });
                 self.run_errand(
                     Errand::Other,
@@ -116,15 +123,28 @@ impl<D: Disk> Replica<D> {
     }
 
     /// Goes on with a compaction, if one is under way.
-    fn compact(&mut self, _: Uptime) -> Result<(), Fatal> {
+    fn compact(&mut self, now: Uptime) -> Result<(), Fatal> {
         use state_machine::mvcc::Compacted;
         // Asked each time: one may have been cut short by a restart, or come with a snapshot or a restore.
-        if !self.state.store().is_compacting() {
+        if !self.state.store().is_compacting() || now < self.duties.compact_at {
             return Ok(());
         }
-        // A tick comes ten times less often than etcd's pause between steps.
-        for _ in 0..10 {
-            match self.state.compact_step(COMPACT_BUDGET)? {
+        let pause = self.config.compaction_pause;
+        self.duties.compact_at = now + pause;
+        // A tick comes less often than etcd's pause between steps, as a rule.
+        let steps = self.config.tick.as_nanos() / pause.as_nanos().max(1);
+        for _ in 0..steps.clamp(1, STEPS_MAX) {
+            if let Some(observer) = &self.config.observer {
+                observer.begins(Work::Compact);
+            }
+            let before = self.state.store().records_compacted();
+            let step = self.state.compact_step(self.config.compaction_batch)?;
+            if let Some(observer) = &self.config.observer {
+                let records = self.state.store().records_compacted() - before;
+                observer.compacted(records, matches!(step, Compacted::Done(_)));
+                observer.ends(Work::Compact);
+            }
+            match step {
                 Compacted::More => {}
                 Compacted::Done(revision) => self.duties.compacted.push(revision),
                 Compacted::Nothing => break,

@@ -6,6 +6,7 @@
 //! io         Input, Output            replica    step = feed + drain
 //! writer     LogWriter: the half that writes the log, on another thread
 //! snapshots  commits, .snap files, snapshots to and from peers, shortening the log
+//! observer   who measures all that
 //! reads      linearizable reads       duties     what it proposes by itself (leases, versions, attributes)
 //! ```
 
@@ -16,17 +17,19 @@ mod duties;
 mod error;
 mod ids;
 mod io;
+mod observer;
 mod reads;
 mod replica;
 mod snapshots;
 mod versions;
 mod writer;
 
-pub use bootstrap::{has_data, new_cluster};
-pub use config::{AutoCompaction, Config, Identity, Start};
+pub use bootstrap::{has_data, new_cluster, stored_incarnation};
+pub use config::{AutoCompaction, Config, Identity, Incarnation, Start};
 pub use error::{Fatal, OpenError};
 pub use ids::RequestIds;
 pub use io::{CommitJob, Committed, Input, Output};
+pub use observer::{Observer, Work};
 pub use raft;
 pub use replica::Replica;
 pub use state_machine;

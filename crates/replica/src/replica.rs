@@ -22,11 +22,12 @@ use wal::Snapshotter;
 
 use crate::bootstrap::{self, Opened};
 use crate::compactor::Compactor;
-use crate::config::{Config, Identity};
+use crate::config::{Config, Identity, Incarnation};
 use crate::duties::{Duties, Errand};
 use crate::error::{Fatal, OpenError};
 use crate::ids::RequestIds;
 use crate::io::{Input, Output};
+use crate::observer::Work;
 use crate::reads::Reads;
 use crate::snapshots::Snapshots;
 use crate::writer::{LogWriter, PersistJob, Persisted};
@@ -55,7 +56,7 @@ pub struct Replica<D: Disk> {
     pub(crate) disk: D,
     pub(crate) config: Config,
     pub(crate) identity: Identity,
-    incarnation: u128,
+    incarnation: Incarnation,
     pub(crate) ids: Arc<RequestIds>,
     pub(crate) raft: RawNode<MemoryStorage>,
     pub(crate) state: StateMachine<D>,
@@ -116,7 +117,7 @@ impl<D: Disk> Replica<D> {
         };
         let snapshot_index = storage.first_index() - 1;
         let raft = RawNode::new(raft_config, storage)?;
-        let writer = LogWriter::new(wal, snapshotter.clone());
+        let writer = LogWriter::new(wal, snapshotter.clone(), &config);
         let mut replica = Replica {
             disk,
             ids: Arc::new(RequestIds::new(identity.member_id, config.unix_ms)),
@@ -501,7 +502,18 @@ impl<D: Disk> Replica<D> {
     }
 
     fn apply_normal(&mut self, entry: &Entry, now: Uptime) -> Result<(), Fatal> {
-        let applied = self.state.apply(entry, now)?;
+        let applied = match &self.config.observer {
+            None => self.state.apply(entry, now)?,
+            Some(observer) => {
+                observer.begins(Work::Apply);
+                let applied = self.state.apply(entry, now)?;
+                if let Some(result) = &applied.result {
+                    observer.applied(applied.kind, result.is_ok());
+                }
+                observer.ends(Work::Apply);
+                applied
+            }
+        };
         if entry.data.is_empty() {
             self.first_commit_in_term(entry.term, now);
         }
@@ -613,7 +625,7 @@ impl<D: Disk> Replica<D> {
     }
 
     /// The random name of the data directory.
-    pub fn incarnation(&self) -> u128 {
+    pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
 

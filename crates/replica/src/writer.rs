@@ -6,17 +6,16 @@
 //!   (reliability: a start in between finds either the old snapshot or the new one, whole).
 //! - Any failure is fatal. The writer refuses to go on after one.
 
+use std::sync::Arc;
+
 use disk::Disk;
 use proto::raftpb::{Entry, HardState, Message, Snapshot};
 use proto::walpb;
 use wal::{Snapshotter, Wal};
 
 use crate::Fatal;
-
-/// Segments of the log beyond which those that are not needed any more are removed (etcd's `--max-wals`).
-const SEGMENTS_MAX: usize = 5;
-/// `.snap` files that are kept (etcd's `--max-snapshots`).
-const SNAPSHOTS_MAX: usize = 5;
+use crate::config::Config;
+use crate::observer::{Observer, Work};
 
 /// Something to be made durable.
 #[derive(Debug, Default)]
@@ -51,17 +50,37 @@ pub struct Persisted {
 pub struct LogWriter<D: Disk> {
     wal: Wal<D>,
     snapshotter: Snapshotter<D>,
+    segments_max: usize,
+    snapshots_max: usize,
+    observer: Option<Arc<dyn Observer>>,
+    /// Something was written that must be synced before its jobs count as done.
+    sync_due: bool,
 }
 
 impl<D: Disk> LogWriter<D> {
-    pub(crate) fn new(wal: Wal<D>, snapshotter: Snapshotter<D>) -> LogWriter<D> {
-        LogWriter { wal, snapshotter }
+    pub(crate) fn new(wal: Wal<D>, snapshotter: Snapshotter<D>, config: &Config) -> LogWriter<D> {
+        let all_if_zero = |most: usize| if most == 0 { usize::MAX } else { most };
+        LogWriter {
+            wal,
+            snapshotter,
+            segments_max: all_if_zero(config.log_segments_max),
+            snapshots_max: all_if_zero(config.snapshots_max),
+            observer: config.observer.clone(),
+            sync_due: false,
+        }
     }
 
-    /// Makes jobs durable with one sync. They must continue those given before.
+    /// Makes jobs durable with one sync. They must continue those given before. [`LogWriter::write`] and [`LogWriter::sync`] are
+    /// the same in parts.
     pub fn persist(&mut self, jobs: Vec<PersistJob>) -> Result<Persisted, Fatal> {
-        let mut due = false;
-        for job in &jobs {
+        self.write(&jobs)?;
+        self.sync(jobs)
+    }
+
+    /// Writes jobs. They count as done only after the sync that follows. Returns whether that has something to sync.
+    pub fn write(&mut self, jobs: &[PersistJob]) -> Result<bool, Fatal> {
+        let mut due = self.sync_due;
+        for job in jobs {
             if let Some(snapshot) = &job.received {
                 if mutant::planted("H06") {
                     self.wal.append(&job.hard_state, &[])?;
@@ -80,8 +99,15 @@ impl<D: Disk> LogWriter<D> {
                 self.give_up_before(snapshot)?;
             }
         }
-        if due && !mutant::planted("H01") {
+        self.sync_due = due;
+        Ok(due)
+    }
+
+    /// Makes durable what was written: these jobs, all of them.
+    pub fn sync(&mut self, jobs: Vec<PersistJob>) -> Result<Persisted, Fatal> {
+        if self.sync_due && !mutant::planted("H01") {
             self.wal.sync()?;
+            self.sync_due = false;
         }
         Ok(Persisted { jobs })
     }
@@ -92,6 +118,9 @@ impl<D: Disk> LogWriter<D> {
     }
 
     fn save_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), Fatal> {
+        if let Some(observer) = &self.observer {
+            observer.begins(Work::SaveSnapshot);
+        }
         self.snapshotter.save(snapshot)?;
         let metadata = snapshot.metadata.clone().unwrap_or_default();
         self.wal.save_snapshot(&walpb::Snapshot {
@@ -99,14 +128,17 @@ impl<D: Disk> LogWriter<D> {
             term: Some(metadata.term),
             conf_state: metadata.conf_state,
         })?;
+        if let Some(observer) = &self.observer {
+            observer.ends(Work::SaveSnapshot);
+        }
         Ok(())
     }
 
     fn give_up_before(&mut self, snapshot: &Snapshot) -> Result<(), Fatal> {
         let index = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index);
         self.wal.release_to(index);
-        self.wal.purge(SEGMENTS_MAX)?;
-        self.snapshotter.purge(SNAPSHOTS_MAX)?;
+        self.wal.purge(self.segments_max)?;
+        self.snapshotter.purge(self.snapshots_max)?;
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ mod call;
 mod cluster;
 mod coordination;
 mod election;
+mod generator;
 mod health;
 mod kv;
 mod lease;

@@ -22,6 +22,8 @@ use replica::{Committed, Fatal, Persisted, RequestIds};
 use tokio::sync::{oneshot, watch};
 use tokio_stream::{Stream, StreamExt};
 
+use crate::metrics::Metrics;
+
 /// Why a request did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -267,6 +269,8 @@ pub(crate) struct Vital {
     pub proposals_pending: AtomicU64,
     pub proposals_failed: AtomicU64,
     pub applying_snapshots: AtomicU64,
+    /// The last tick, in microseconds of the run loop's clock.
+    pub ticked_us: AtomicU64,
 }
 
 /// Membership as the run loop last published it.
@@ -291,6 +295,8 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// The election timeout.
     pub election_timeout: Duration,
+    /// The heartbeat interval.
+    pub tick: Duration,
     /// `--max-request-bytes`.
     pub max_request_bytes: usize,
 }
@@ -303,6 +309,8 @@ const GAP_MAX_PRIORITY: u64 = 10_000;
 pub(crate) struct Shared {
     pub member_id: u64,
     pub cluster_id: u64,
+    /// Zero of the run loop's clock.
+    pub clock: Instant,
     pub limits: Limits,
     pub ids: Arc<RequestIds>,
     pub vital: Vital,
@@ -310,6 +318,7 @@ pub(crate) struct Shared {
     pub leadership: watch::Sender<Leadership>,
     pub peers: Arc<dyn PeerSender>,
     pub snapshot_dir: std::path::PathBuf,
+    pub metrics: Arc<Metrics>,
 }
 
 /// See the module. Cheap to clone; `Send + Sync`.
@@ -497,6 +506,18 @@ impl Handle {
         self.ask(|reply| Command::LeaseRenew { id, reply }).await
     }
 
+    /// Whether this member leads and has had time to notice if it did not: its last tick is younger than three heartbeats (etcd
+    /// etcdserver/server.go ensureLeadership). A process that was stopped for a while must ask the others first.
+    pub fn leads_for_sure(&self) -> bool {
+        let vital = &self.shared.vital;
+        if self.leader() != self.member_id() {
+            return false;
+        }
+        let ticked = Duration::from_micros(vital.ticked_us.load(Ordering::Acquire));
+        let silence = self.shared.clock.elapsed().saturating_sub(ticked);
+        silence <= 3 * self.shared.limits.tick
+    }
+
     /// Whether a learner's log is close enough to this leader's to promote it: match ≥ 90 % (etcd etcdserver/server.go
     /// isLearnerReady). [`Error::NotLeader`] on followers: forward it.
     pub async fn learner_ready(&self, id: u64) -> Result<(), Error> {
@@ -536,6 +557,24 @@ impl Handle {
     /// A snapshot from the leader: `message` is its `MsgSnap`, `database` the file image that follows. Returns when the
     /// file is durable under its final name and the message is with raft; then the sender gets its 204.
     pub async fn deliver_snapshot(
+        &self,
+        message: Message,
+        database: Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>,
+    ) -> Result<u64, Error> {
+        let metrics = &self.shared.metrics;
+        let (started, from) = (Instant::now(), format!("{:x}", message.from));
+        let size = self.save_received(message, database).await;
+        match &size {
+            Ok(_) => {
+                metrics.snap_db_save.took(started.elapsed());
+                metrics.snapshot_receive_success.with(&[&from]).inc();
+            }
+            Err(_) => metrics.snapshot_receive_failures.with(&[&from]).inc(),
+        }
+        size
+    }
+
+    async fn save_received(
         &self,
         message: Message,
         mut database: Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>,
@@ -581,7 +620,9 @@ impl Handle {
         tokio::io::AsyncWriteExt::flush(&mut file)
             .await
             .map_err(|error| failed("writing", error))?;
+        let syncing = Instant::now();
         file.sync_all().await.map_err(|error| failed("syncing", error))?;
+        self.shared.metrics.snap_db_fsync.took(syncing.elapsed());
         let message = Box::new(message);
         self.ask(|reply| Command::SnapshotReceived { message, path, reply })
             .await?;

@@ -4,6 +4,7 @@
 //! everything else, with the reason in the log.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,6 +15,7 @@ use crate::start;
 
 /// Runs a member with etcd's flags (without the program's name) and the environment of the process, until it is told to stop.
 pub fn run(arguments: &[String]) -> ExitCode {
+    begin_with_one_arena();
     let environment: Vec<(String, String)> = std::env::vars().collect();
     match config::load(arguments, &environment) {
         Ok(Invocation::Help) => {
@@ -36,6 +38,27 @@ pub fn run(arguments: &[String]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Begins this program anew with one arena of glibc's allocator, unless its user has set how many.
+///
+/// With eight arenas per core, what a burst of requests has left behind stays scattered over all of them: a tenth more memory after
+/// a load of 1000 clients, and no more speed. glibc takes the number from the environment at the start of a process, or by a call
+/// that is not safe code. (mimalloc and jemalloc, measured in its place: twice the memory, and about the same with a C build.)
+fn begin_with_one_arena() {
+    const NAME: &str = "MALLOC_ARENA_MAX";
+    let set = |name| std::env::var_os(name).is_some();
+    if !cfg!(target_env = "gnu") || set(NAME) || set("GLIBC_TUNABLES") {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut arguments = std::env::args_os();
+    let mut command = std::process::Command::new(program);
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    // Returns only when it fails; then it goes on with what it has.
+    let _failed = command.args(arguments).env(NAME, "1").exec();
 }
 
 /// A closed pipe is no reason to panic, as `println!` does.

@@ -9,6 +9,8 @@
 pub mod codec;
 pub mod dial;
 pub mod forward;
+pub mod idle;
+pub mod incarnations;
 pub mod link;
 pub mod outbox;
 pub mod serve;
@@ -27,6 +29,7 @@ use proto::etcdserverpb::Member;
 use proto::raftpb::Message;
 
 use self::dial::Identity;
+use self::incarnations::Incarnations;
 use self::link::{Link, Shared};
 use self::serve::Requests;
 use self::statistics::Statistics;
@@ -60,9 +63,14 @@ impl std::fmt::Debug for Transport {
 impl Transport {
     /// A transport without peers; must be called within a tokio runtime. `removed` is called when a peer says that this member
     /// was removed from the cluster.
-    pub fn new(identity: Identity, removed: impl Fn() + Send + Sync + 'static) -> Arc<Transport> {
+    pub fn new(
+        identity: Identity,
+        incarnations: Incarnations,
+        removed: impl Fn() + Send + Sync + 'static,
+    ) -> Arc<Transport> {
         let shared = Shared {
             identity,
+            incarnations,
             handle: OnceLock::new(),
             removed: Box::new(removed),
         };
@@ -84,6 +92,10 @@ impl Transport {
     /// Who this member is to its peers.
     pub fn identity(&self) -> &Identity {
         &self.shared.identity
+    }
+
+    fn incarnations(&self) -> &Incarnations {
+        &self.shared.incarnations
     }
 
     /// Counters of all peers.
@@ -189,6 +201,7 @@ impl PeerSender for Transport {
         }
         peers.remotes.retain(|id, _| !removed.contains(id));
         peers.removed = removed.to_vec();
+        self.shared.incarnations.forget(removed);
     }
 
     fn active_since(&self, member_id: u64) -> Option<Instant> {

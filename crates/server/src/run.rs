@@ -9,6 +9,7 @@
 //! - The first fatal error ends the loop; who waits hears that the server stopped, never a wrong answer.
 
 mod beside;
+mod stopwatch;
 mod waiters;
 
 use std::io;
@@ -30,6 +31,8 @@ use crate::handle::{
     Command, Error, Handle, Leadership, Limits, Membership, OutgoingSnapshot, PeerSender, Shared, Vital,
 };
 use crate::metrics::Metrics;
+
+pub use self::stopwatch::Stopwatch;
 
 type State = replica::state_machine::StateMachine<RealDisk>;
 
@@ -89,7 +92,9 @@ pub fn start(
     let shared = Arc::new(Shared {
         member_id: identity.member_id,
         cluster_id: identity.cluster_id,
+        clock: settings.clock,
         limits: Limits {
+            tick: config.tick,
             request_timeout: config.request_timeout(),
             election_timeout: config.election_timeout(),
             max_request_bytes: settings.max_request_bytes,
@@ -100,6 +105,7 @@ pub fn start(
         leadership: tokio::sync::watch::Sender::new(leadership),
         peers: peers.clone(),
         snapshot_dir: config.snap_dir(),
+        metrics: settings.metrics.clone(),
     });
     let handle = Handle::new(shared.clone(), sender.clone());
     let work = Arc::new(AtomicUsize::new(0));
@@ -242,6 +248,8 @@ impl Run {
             self.waiters.sweep();
         }
         let vital = &self.shared.vital;
+        let ticked = u64::try_from(self.settings.clock.elapsed().as_micros()).unwrap_or(u64::MAX);
+        vital.ticked_us.store(ticked, Ordering::Release);
         let backend = self.replica.state().backend();
         vital.db_size.store(backend.size() as i64, Ordering::Relaxed);
         vital

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use disk::RealDisk;
 use hyper::service::service_fn;
-use replica::{OpenError, Replica};
+use replica::{Incarnation, OpenError, Replica};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -34,7 +34,9 @@ use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::peer::Transport;
 use crate::peer::dial::{ClientTls, Identity};
-use crate::run::{self, Ended};
+use crate::peer::idle::Idle;
+use crate::peer::incarnations::Incarnations;
+use crate::run::{self, Ended, Stopwatch};
 use crate::tls::{self, HANDSHAKE_TIMEOUT, Side, Tls};
 
 /// How long a stop waits for leadership to move.
@@ -126,10 +128,21 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         peer_urls: config::texts(&config.initial_advertise_peer_urls).into(),
         tls: peer_tls.clone().map(|tls| tls as Arc<dyn ClientTls>),
         timeout: Duration::from_secs(5),
+        idle: Idle::default(),
+        incarnation: Incarnation::default(),
     };
-    let replica_config = bootstrap::replica_config(&config, &identity(0, 0)).await?;
-    let initialized = matches!(replica_config.start, replica::Start::Resume);
+    if config.unsafe_no_fsync {
+        disk::never_sync();
+    }
     let clock = Instant::now();
+    let mut replica_config = bootstrap::replica_config(&config, &identity(0, 0)).await?;
+    replica_config.observer = Some(Arc::new(Stopwatch::new(
+        metrics.clone(),
+        clock,
+        config.warning_apply_duration.positive(),
+    )));
+    let met = replica_config.member_dir().join("peer-incarnations");
+    let initialized = matches!(replica_config.start, replica::Start::Resume);
     let opened = tokio::task::spawn_blocking(move || Replica::open(RealDisk, replica_config, Duration::ZERO)).await;
     let (replica, writer) = opened.map_err(|error| StartError::Thread(io::Error::other(error)))??;
 
@@ -145,7 +158,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (stop, stop_signal) = watch::channel(false);
     let (stop_peers, stop_peers_signal) = watch::channel(false);
     let (tell_removed, removed) = watch::channel(false);
-    let transport = Transport::new(identity(member_id, cluster_id), move || {
+    let identity = Identity {
+        incarnation: replica.incarnation(),
+        ..identity(member_id, cluster_id)
+    };
+    let incarnations = Incarnations::open(met).map_err(StartError::Bootstrap)?;
+    let transport = Transport::new(identity, incarnations, move || {
         // Each peer says so; once is enough.
         if !tell_removed.send_replace(true) {
             tracing::warn!("a peer says that this member was removed from the cluster");

@@ -425,12 +425,13 @@ async fn leases_take_their_keys_along() {
     };
     member.kv().put(put).await.unwrap();
     let (requests, stream) = mpsc::channel(1);
+    // As with etcd, headers come with the first answer.
+    requests.send(LeaseKeepAliveRequest { id: granted.id }).await.unwrap();
     let mut alive = leases
         .lease_keep_alive(ReceiverStream::new(stream))
         .await
         .unwrap()
         .into_inner();
-    requests.send(LeaseKeepAliveRequest { id: granted.id }).await.unwrap();
     assert_eq!(alive.message().await.unwrap().unwrap().ttl, 2);
     requests.send(LeaseKeepAliveRequest { id: 12345 }).await.unwrap();
     assert_eq!(

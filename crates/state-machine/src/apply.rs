@@ -131,6 +131,8 @@ pub struct Applied {
     pub term: u64,
     /// Which proposal it was (the request's own id or the one in its header); 0 for a leader's empty entry.
     pub id: u64,
+    /// What was asked, e.g. `Put`; empty when there is no answer.
+    pub kind: &'static str,
     /// The answer; `None` for an empty entry and for one that had been applied before a restart.
     pub result: Option<Result<Response, Error>>,
     /// What to do now.

@@ -236,6 +236,7 @@ impl<D: Disk> StateMachine<D> {
             index: entry.index,
             term: entry.term,
             id: 0,
+            kind: "",
             result: None,
             actions: Vec::new(),
         };
@@ -247,6 +248,7 @@ impl<D: Disk> StateMachine<D> {
         if !entry.data.is_empty() {
             let decoded = Decoded::read(&entry.data).map_err(|reason| self.bad(entry, reason))?;
             applied.id = decoded.id;
+            applied.kind = decoded.request.kind();
             let result = self.apply_request(decoded, entry, now, &mut applied.actions)?;
             applied.result = Some(result);
         }

@@ -79,7 +79,7 @@ pub(super) fn check(config: &Config, notices: &mut Vec<Notice>) -> Result<(), St
     }
     if config.unsafe_no_fsync {
         notices.push(Notice::warning(
-            "--unsafe-no-fsync is accepted, but writes are synced all the same",
+            "--unsafe-no-fsync: nothing is synced; a crash of this machine loses or breaks the data of this member",
             vec![],
         ));
     }

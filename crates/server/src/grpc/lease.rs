@@ -8,13 +8,12 @@ use proto::etcdserverpb::{
 };
 use replica::state_machine::Error as Refusal;
 use replica::state_machine::quota::LEASE_COST;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::Api;
 use super::call::{Call, status, stream_over};
+use super::generator::{Generator, Items};
 use super::kv::unexpected;
 use crate::auth::Asker;
 use crate::handle::{Error, Response as Applied};
@@ -52,7 +51,7 @@ impl Lease for Api {
         .await
     }
 
-    type LeaseKeepAliveStream = ReceiverStream<Result<LeaseKeepAliveResponse, Status>>;
+    type LeaseKeepAliveStream = Generator<Result<LeaseKeepAliveResponse, Status>>;
 
     async fn lease_keep_alive(
         &self,
@@ -61,24 +60,21 @@ impl Lease for Api {
         let (call, requires_leader, _) = self.stream(Method::LeaseKeepAlive, request.metadata()).await?;
         let (metadata, _, mut requests) = request.into_parts();
         let api = self.clone();
-        let (answers, stream) = mpsc::channel(16);
         let member = self.member.clone();
-        tokio::spawn(async move {
+        let answers = Generator::new(|answers| async move {
             let over = stream_over(member.clone(), requires_leader);
             let code = tokio::select! {
                 code = keep_alive(&api, &metadata, &mut requests, &answers, &call) => code,
                 error = over => {
                     let status = status(error);
                     let code = status.code();
-                    // A client that is gone needs no reason.
-                    answers.send(Err(status)).await.ok();
+                    answers.give(Err(status)).await;
                     code
                 }
-                () = answers.closed() => Code::Cancelled,
             };
             call.end(code);
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(answers.begun().await))
     }
 
     async fn lease_time_to_live(
@@ -159,7 +155,7 @@ async fn keep_alive(
     api: &Api,
     metadata: &MetadataMap,
     requests: &mut Streaming<LeaseKeepAliveRequest>,
-    answers: &mpsc::Sender<Result<LeaseKeepAliveResponse, Status>>,
+    answers: &Items<Result<LeaseKeepAliveResponse, Status>>,
     call: &Call,
 ) -> Code {
     let member = &api.member;
@@ -180,17 +176,11 @@ async fn keep_alive(
             Err(error) => {
                 let status = status(error);
                 let code = status.code();
-                answers.send(Err(status)).await.ok();
+                answers.give(Err(status)).await;
                 return code;
             }
         };
-        if answers
-            .send(Ok(LeaseKeepAliveResponse { header, id, ttl }))
-            .await
-            .is_err()
-        {
-            return Code::Cancelled;
-        }
         call.sent();
+        answers.give(Ok(LeaseKeepAliveResponse { header, id, ttl })).await;
     }
 }

@@ -10,11 +10,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use proto::etcdserverpb::{
-    HashKvResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
-    Member as PbMember, ResponseHeader,
+    HashKvResponse, InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, Member as PbMember, ResponseHeader,
 };
 use proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
 use replica::state_machine::Error as Refusal;
+use replica::state_machine::lease::Renewal;
 use tonic::metadata::MetadataMap;
 
 use super::{Member, off_thread};
@@ -33,14 +34,9 @@ impl Member {
     /// `requested lease not found`, and those of waiting.
     pub async fn lease_renew(&self, asker: &Asker, id: i64) -> Result<i64, Error> {
         self.may_renew(asker, id)?;
-        match self.handle.lease_renew(id).await {
+        match self.lease_renew_here(id).await {
             Err(Error::NotLeader) => {}
-            answer => {
-                if answer.is_ok() {
-                    self.metrics.lease_renewed.inc();
-                }
-                return answer;
-            }
+            answer => return answer,
         }
         let request = LeaseKeepAliveRequest { id };
         let ask =
@@ -52,6 +48,38 @@ impl Member {
         } else {
             Ok(answer.ttl)
         }
+    }
+
+    /// Renews a lease on this member, which must lead. In the common case that is one look at the lease table: who leads is known
+    /// from the last ticks, and a lease that is known needs no waiting for entries (feature gate FastLeaseKeepAlive).
+    async fn lease_renew_here(&self, id: i64) -> Result<i64, Error> {
+        if self.leader() != self.handle.member_id() {
+            return Err(Error::NotLeader);
+        }
+        let renewed = match self.leases.renew(id, self.uptime()) {
+            // Checked after the renewal: leadership that was lost before it shows by then.
+            Renewal::Renewed { ttl } if self.handle.leads_for_sure() => Ok(ttl),
+            Renewal::NotPrimary => Err(Error::NotLeader),
+            // A new leader must not go by what was left before this renewal.
+            Renewal::ClearCheckpointFirst => {
+                let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl: 0 }];
+                let request = InternalRaftRequest {
+                    lease_checkpoint: Some(LeaseCheckpointRequest { checkpoints }),
+                    ..InternalRaftRequest::default()
+                };
+                self.handle.propose(request).await?;
+                self.handle.lease_renew(id).await
+            }
+            Renewal::Renewed { .. } | Renewal::NotFound | Renewal::Expired => {
+                // The lease may be in an entry that is not applied yet, and this member may have been asleep.
+                self.handle.linearizable().await?;
+                self.handle.lease_renew(id).await
+            }
+        };
+        if renewed.is_ok() {
+            self.metrics.lease_renewed.inc();
+        }
+        renewed
     }
 
     /// Looks a lease up, here or on the leader. An unknown lease is an error.
@@ -181,8 +209,9 @@ impl Member {
                 .await
                 .map_err(|_| Error::Stopped)?
                 .leader;
-            if let Some(member) = self.handle.members().into_iter().find(|member| member.id == leader) {
-                return Ok(member.peer_ur_ls);
+            let membership = self.handle.membership();
+            if let Some(member) = membership.members.iter().find(|member| member.id == leader) {
+                return Ok(member.peer_ur_ls.clone());
             }
             tokio::time::sleep(RETRY_AFTER).await;
         }
@@ -235,8 +264,7 @@ impl Requests for Weak<Member> {
     async fn lease_renew(&self, request: LeaseKeepAliveRequest) -> Result<LeaseKeepAliveResponse, Error> {
         let member = running(self)?;
         let header = Some(member.header());
-        let ttl = member.handle.lease_renew(request.id).await?;
-        member.metrics.lease_renewed.inc();
+        let ttl = member.lease_renew_here(request.id).await?;
         Ok(LeaseKeepAliveResponse {
             header,
             id: request.id,

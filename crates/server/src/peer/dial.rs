@@ -16,10 +16,14 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use replica::Incarnation;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use super::idle::Idle;
+use super::incarnations;
 
 /// The version that this server says it is, to members and tools: what it is compatible with.
 pub const SERVER_VERSION: &str = "3.7.3";
@@ -59,6 +63,10 @@ pub struct Identity {
     pub tls: Option<Arc<dyn ClientTls>>,
     /// Bound of connecting, and of waiting for the head of an answer.
     pub timeout: Duration,
+    /// The name of this member's data directory.
+    pub incarnation: Incarnation,
+    /// Connections that wait for the next request.
+    pub idle: Idle,
 }
 
 impl std::fmt::Debug for Identity {
@@ -133,6 +141,9 @@ impl Identity {
         set(headers, "x-server-version", SERVER_VERSION)?;
         set(headers, "x-min-cluster-version", MIN_CLUSTER_VERSION)?;
         set(headers, "x-etcd-cluster-id", &format!("{:x}", self.cluster_id))?;
+        if self.incarnation.name != 0 {
+            set(headers, incarnations::FROM, &incarnations::text(self.incarnation))?;
+        }
         if !self.peer_urls.is_empty() {
             set(headers, "x-peerurls", &self.peer_urls.join(","))?;
         }
@@ -170,11 +181,59 @@ impl Identity {
         body: PeerBody,
     ) -> io::Result<(StatusCode, Bytes)> {
         let mut connection = self.connect(url).await?;
+        self.call_on(&mut connection, method, url, path, headers, body).await
+    }
+
+    /// As [`Identity::call`], on a connection that has carried a request before, if there is one. Only for requests that may be
+    /// made twice: the other side may have hung up on a resting connection, and then the request is made again.
+    ///
+    /// # Errors
+    /// As [`Identity::call`].
+    pub async fn call_again(
+        &self,
+        method: Method,
+        url: &str,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: &Bytes,
+    ) -> io::Result<(StatusCode, Bytes)> {
+        if let Some(mut connection) = self.idle.take(url) {
+            let body = full(body.clone());
+            match self
+                .call_on(&mut connection, method.clone(), url, path, headers, body)
+                .await
+            {
+                Ok(answer) => {
+                    self.idle.give_back(url, connection);
+                    return Ok(answer);
+                }
+                // It is not there, or does not answer: a new connection would only wait as long again.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
+                Err(_) => {}
+            }
+        }
+        let mut connection = self.connect(url).await?;
+        let answer = self
+            .call_on(&mut connection, method, url, path, headers, full(body.clone()))
+            .await?;
+        self.idle.give_back(url, connection);
+        Ok(answer)
+    }
+
+    async fn call_on(
+        &self,
+        connection: &mut SendRequest<PeerBody>,
+        method: Method,
+        url: &str,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: PeerBody,
+    ) -> io::Result<(StatusCode, Bytes)> {
         let mut request = self.request(method, url, path, body)?;
         for (name, value) in headers {
             set(request.headers_mut(), name, value)?;
         }
-        let response = self.send(&mut connection, request).await?;
+        let response = self.send(connection, request).await?;
         let status = response.status();
         let body = http_body_util::Limited::new(response.into_body(), 16 << 20);
         let body = timeout(self.timeout, body.collect())

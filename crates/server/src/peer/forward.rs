@@ -12,7 +12,7 @@ use proto::etcdserverpb::{HashKvResponse, LeaseKeepAliveRequest, LeaseKeepAliveR
 use proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
 
 use super::dial::{Identity, full};
-use super::parse_members;
+use super::{incarnations, parse_members};
 use crate::handle::Error;
 
 /// The versions that a member states.
@@ -61,6 +61,14 @@ impl Identity {
             }
         }
         Err(last)
+    }
+
+    /// Why another member takes this one's data directory for a new, empty one; `None` when it does not, or does not answer.
+    pub async fn refused_incarnation(&self, urls: &[String]) -> Option<String> {
+        let answer = self.first(urls, Method::GET, "/members", &[], Bytes::new()).await;
+        let (status, body) = answer.ok()?;
+        let text = String::from_utf8_lossy(&body).trim().to_owned();
+        (status == StatusCode::PRECONDITION_FAILED && incarnations::is_refusal(&text)).then_some(text)
     }
 
     /// The versions of another member.
@@ -163,10 +171,15 @@ impl Identity {
 
     async fn lease(&self, urls: &[String], path: &str, body: Vec<u8>) -> Result<Bytes, Error> {
         let headers = [("content-type", "application/protobuf")];
-        let (status, body) = self
-            .first(urls, Method::POST, path, &headers, body.into())
-            .await
-            .map_err(failed)?;
+        let asked = Bytes::from(body);
+        let mut answer = Err(io::Error::other("no peer URL was given"));
+        for url in urls {
+            answer = self.call_again(Method::POST, url, path, &headers, &asked).await;
+            if answer.is_ok() {
+                break;
+            }
+        }
+        let (status, body) = answer.map_err(failed)?;
         match status {
             StatusCode::OK => Ok(body),
             StatusCode::NOT_FOUND => Err(Error::Refused(replica::state_machine::Error::LeaseNotFound)),

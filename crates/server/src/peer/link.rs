@@ -24,9 +24,10 @@ use tokio::time::{sleep, timeout};
 
 use super::codec::{Decoder, StreamKind};
 use super::dial::{Identity, PeerBody, full, set};
+use super::incarnations::Incarnations;
 use super::outbox::Outbox;
-use super::snapshot;
 use super::statistics::Statistics;
+use super::{incarnations, snapshot};
 use crate::handle::{Error, Handle, OutgoingSnapshot};
 
 /// Nothing read for this long ends a stream (etcd's ConnReadTimeout); the other side speaks every third of it.
@@ -43,6 +44,8 @@ const PROBE: Duration = Duration::from_secs(4);
 pub struct Shared {
     /// Who dials.
     pub identity: Identity,
+    /// Whom this member has met.
+    pub incarnations: Incarnations,
     /// The run loop; set once, before the first peer.
     pub handle: OnceLock<Handle>,
     /// Called when a peer says that this member was removed (410 or 403).
@@ -267,6 +270,7 @@ impl Wire {
             let mut connection = identity.connect(&url).await?;
             let mut request = identity.request(Method::POST, &url, path, body)?;
             set(request.headers_mut(), "content-type", content_type)?;
+            self.shared.incarnations.address(self.peer_id, request.headers_mut())?;
             connection.ready().await.map_err(io::Error::other)?;
             // No timeout on the answer: it comes when a database of any size has arrived and is durable. A broken connection
             // or a peer that is gone ends it, TCP keepalive by the kernel at the latest.
@@ -313,6 +317,7 @@ async fn read_stream(wire: &Wire, kind: StreamKind) -> io::Result<()> {
     let path = format!("/raft/stream/{}/{:x}", kind.path(), identity.member_id);
     let mut request = identity.request(Method::GET, &url, &path, full(""))?;
     set(request.headers_mut(), "x-raft-to", &format!("{:x}", wire.peer_id))?;
+    wire.shared.incarnations.address(wire.peer_id, request.headers_mut())?;
     let response = identity.send(&mut connection, request).await?;
     match response.status() {
         StatusCode::OK => {}
@@ -332,6 +337,9 @@ async fn read_stream(wire: &Wire, kind: StreamKind) -> io::Result<()> {
                 .map(|body| body.to_bytes())
                 .unwrap_or_default();
             let text = String::from_utf8_lossy(&text).trim().to_owned();
+            if status == StatusCode::PRECONDITION_FAILED && incarnations::is_refusal(&text) {
+                wire.shared.incarnations.refused(wire.peer_id, &text);
+            }
             return Err(io::Error::other(format!("the peer answered {status}: {text}")));
         }
     }

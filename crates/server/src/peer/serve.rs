@@ -22,6 +22,7 @@ use tokio_stream::StreamExt;
 
 use super::codec::StreamKind;
 use super::dial::{MIN_CLUSTER_VERSION, PeerBody, SERVER_VERSION, full};
+use super::incarnations::{self, Incarnations};
 use super::{Transport, snapshot};
 use crate::handle::Error;
 
@@ -79,6 +80,8 @@ impl Transport {
             "/raft/snapshot" => wants(Method::POST)?,
             "/members" => {
                 wants(Method::GET)?;
+                // Who asks for the members may not have begun yet.
+                self.check_incarnation(request.headers(), Incarnations::check)?;
                 return Ok(json(members_json(&self.handle()?.members())));
             }
             "/version" => return Ok(json(self.requests()?.version())),
@@ -106,6 +109,7 @@ impl Transport {
             _ => return Err(Refused(StatusCode::NOT_FOUND, "404 page not found".into())),
         }
         self.check_compatible(request.headers())?;
+        self.check_incarnation(request.headers(), Incarnations::meet)?;
         if let Some(stream) = path.strip_prefix("/raft/stream/") {
             return self.attach(stream, request.headers());
         }
@@ -140,6 +144,29 @@ impl Transport {
             return Err(Refused(StatusCode::PRECONDITION_FAILED, "cluster ID mismatch".into()));
         }
         Ok(())
+    }
+
+    /// Turns away a known member whose data directory is another one than before: it has lost what it acknowledged, and must not
+    /// vote or be counted under its old id. Go members name none and are not checked.
+    fn check_incarnation(
+        &self,
+        headers: &HeaderMap,
+        check: fn(&Incarnations, u64, &str) -> Result<(), String>,
+    ) -> Result<(), Refused> {
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let refused = |text| Refused(StatusCode::PRECONDITION_FAILED, text);
+        if let Some(expected) = header(incarnations::TO) {
+            incarnations::check_own(self.identity(), expected).map_err(refused)?;
+        }
+        let from = header("x-server-from").and_then(|id| u64::from_str_radix(id, 16).ok());
+        let (Some(from), Some(text)) = (from, header(incarnations::FROM)) else {
+            return Ok(());
+        };
+        // Only members are remembered: nobody fills the memory by inventing ids.
+        if self.link(from).is_none() {
+            return Ok(());
+        }
+        check(self.incarnations(), from, text).map_err(refused)
     }
 
     fn attach(&self, rest: &str, headers: &HeaderMap) -> Result<Answer, Refused> {

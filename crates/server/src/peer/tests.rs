@@ -73,8 +73,13 @@ async fn node(id: u64, cluster_id: u64) -> Node {
         peer_urls: vec![url.clone()].into(),
         tls: None,
         timeout: Duration::from_secs(5),
+        idle: idle::Idle::default(),
+        incarnation: replica::Incarnation {
+            name: u128::from(id) << 8,
+            adopted: false,
+        },
     };
-    let transport = Transport::new(identity, || {});
+    let transport = Transport::new(identity, Incarnations::default(), || {});
     let (sender, commands) = mpsc::channel();
     let dir = tempfile::tempdir().unwrap();
     let now = Leadership {
@@ -85,7 +90,9 @@ async fn node(id: u64, cluster_id: u64) -> Node {
     let shared = handle::Shared {
         member_id: id,
         cluster_id,
+        clock: now.since,
         limits: Limits {
+            tick: Duration::from_millis(100),
             request_timeout: Duration::from_secs(2),
             election_timeout: Duration::from_secs(1),
             max_request_bytes: 1 << 20,
@@ -96,6 +103,7 @@ async fn node(id: u64, cluster_id: u64) -> Node {
         leadership: tokio::sync::watch::Sender::new(now),
         peers: transport.clone(),
         snapshot_dir: dir.path().to_owned(),
+        metrics: Arc::new(crate::metrics::Metrics::new(false)),
     };
     transport.start(Handle::new(Arc::new(shared), sender), Arc::new(NoRequests));
     let serving = transport.clone();

@@ -12,7 +12,7 @@ use proto::etcdserverpb::Member as PbMember;
 use replica::state_machine::lease::LeaseConfig;
 use replica::state_machine::membership::Member as StoredMember;
 use replica::state_machine::quota::Quota;
-use replica::{AutoCompaction, Start, has_data};
+use replica::{AutoCompaction, Incarnation, Start, has_data, stored_incarnation};
 
 use super::StartError;
 use crate::config::{self, Config, Url, parse_members, split_host_port};
@@ -32,6 +32,9 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(8);
 pub(super) async fn replica_config(config: &Config, identity: &Identity) -> Result<replica::Config, StartError> {
     let mut told = translate(config).map_err(StartError::Bootstrap)?;
     check_data_dir(config)?;
+    if let Some(known) = stored_incarnation(&RealDisk, &told)? {
+        told.incarnation = known.name;
+    }
     if has_data(&RealDisk, &told)? {
         tracing::info!(data_dir = %config.data_dir.display(), "server has already been initialized");
         return Ok(told);
@@ -63,6 +66,21 @@ pub(super) async fn replica_config(config: &Config, identity: &Identity) -> Resu
         };
     } else {
         told.start = join(config, &identity, &others).await?;
+        if let Start::Join {
+            cluster_id, member_id, ..
+        } = told.start
+        {
+            let identity = Identity {
+                member_id,
+                cluster_id,
+                incarnation: Incarnation {
+                    name: told.incarnation,
+                    adopted: false,
+                },
+                ..identity
+            };
+            refuse_new_directory(config, &identity, &others).await?;
+        }
     }
     Ok(told)
 }
@@ -107,6 +125,17 @@ fn translate(config: &Config) -> Result<replica::Config, String> {
             .backend_batch_interval
             .positive()
             .unwrap_or(defaults.commit_interval),
+        log_segments_max: usize::try_from(config.max_wals).unwrap_or(usize::MAX),
+        snapshots_max: usize::try_from(config.max_snapshots).unwrap_or(usize::MAX),
+        compaction_batch: usize::try_from(config.compaction_batch_limit)
+            .ok()
+            .filter(|limit| *limit > 0)
+            .unwrap_or(defaults.compaction_batch),
+        compaction_pause: config
+            .compaction_sleep_interval
+            .positive()
+            .unwrap_or(defaults.compaction_pause),
+        observer: None,
         auto_compaction: match config.auto_compaction()? {
             config::AutoCompaction::Off => None,
             config::AutoCompaction::Periodic(span) => Some(AutoCompaction::Periodic(span)),
@@ -209,6 +238,21 @@ async fn refuse_lost_member(config: &Config, identity: &Identity, others: &[&Vec
             return Err(StartError::Bootstrap(format!(
                 "member {:x} has already been bootstrapped: its data is gone, so remove it from the cluster and add a new member",
                 member.id
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Asks the members of the cluster whether they have met this one with another data directory: then its data was lost, and what it
+/// acknowledged before with it.
+async fn refuse_new_directory(config: &Config, identity: &Identity, others: &[&Vec<Url>]) -> Result<(), StartError> {
+    let identity = identity.within(Duration::from_secs(1));
+    for urls in others {
+        if let Some(refusal) = identity.refused_incarnation(&config::texts(urls)).await {
+            return Err(StartError::Bootstrap(format!(
+                "the data directory {} is empty, but this member has run before: {refusal}",
+                config.data_dir.display()
             )));
         }
     }

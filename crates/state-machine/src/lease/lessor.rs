@@ -158,6 +158,8 @@ impl Lessor {
     /// Ties a key to a lease. A key is tied to one lease at most: detach it first.
     pub fn attach(&mut self, id: i64, key: Bytes) -> Result<(), Error> {
         let lease = self.leases.get_mut(&id).ok_or(Error::LeaseNotFound)?;
+        // A copy: the key is a slice of the entry that wrote it, which would stay in memory with its value for as long as the lease.
+        let key = Bytes::copy_from_slice(&key);
         lease.keys.insert(key.clone());
         self.attached.insert(key, id);
         Ok(())

@@ -115,6 +115,11 @@ impl<D: Disk> Store<D> {
         self.compact_job_is_out || !self.compactions.is_empty()
     }
 
+    /// Records that compactions have dropped since the store was opened.
+    pub fn records_compacted(&self) -> u64 {
+        self.records_compacted
+    }
+
     /// Hands out the next part of the oldest compaction: at most `budget` keys of the index or records. `None` when there is none, or the
     /// last part has not come back.
     pub fn compact_job(&mut self, budget: usize) -> Option<CompactJob<D>> {
@@ -141,6 +146,7 @@ impl<D: Disk> Store<D> {
             };
         }
         self.compact_job_is_out = false;
+        self.records_compacted += piece.dropped.len() as u64;
         for key in piece.dropped {
             backend.delete(Bucket::Key, key);
         }

@@ -32,6 +32,7 @@ pub struct Store<D: Disk> {
     pub(super) compactions: VecDeque<Compaction>,
     /// The oldest compaction is on another thread.
     pub(super) compact_job_is_out: bool,
+    pub(super) records_compacted: u64,
     /// Counts the databases that this store has been on.
     pub(super) epoch: u64,
 }
@@ -97,6 +98,7 @@ impl<D: Disk> Store<D> {
                 shared,
                 compactions: loaded.compaction.into_iter().collect(),
                 compact_job_is_out: false,
+                records_compacted: 0,
                 epoch: 0,
             },
             loaded.leased,
