@@ -161,10 +161,13 @@ impl<'a> Writes<'a> {
     }
 }
 
-/// Whether a deletion covers a key, as etcd sees it: it takes the end of an open range (one zero byte) for a key here, so that such a
-/// deletion covers nothing but its first key.
+/// Whether a deletion covers a key, as etcd sees it: a range whose end is not behind its begin holds nothing, not even its first key;
+/// the end of an open range (one zero byte) is taken for a key here, so that such a deletion holds nothing either.
 fn covers(delete: &DeleteRangeRequest, key: &[u8]) -> bool {
-    key == delete.key || (key > delete.key.as_ref() && key < delete.range_end.as_ref())
+    match delete.range_end.is_empty() {
+        true => key == delete.key,
+        false => key >= delete.key.as_ref() && key < delete.range_end.as_ref(),
+    }
 }
 
 /// Whether a transaction is answered without the log: all operations of both branches are ranges. A nested transaction counts as a write.
