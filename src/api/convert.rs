@@ -215,13 +215,30 @@ pub fn check_change(old: &EtcdClusterSpec, new: &EtcdClusterSpec) -> Vec<FieldEr
     check.must(
         old.storage.storage_class_name == new.storage.storage_class_name,
         "spec.storage.storageClassName",
-        "storage.storageClassName cannot be changed: volumes keep their class",
+        "storage.storageClassName cannot be changed, volumes keep their class: write the former value, or create a new EtcdCluster and restore a backup into it",
     );
     check.must(
         old.storage.medium == new.storage.medium,
         "spec.storage.medium",
-        "storage.medium cannot be changed",
+        "storage.medium cannot be changed: create a new EtcdCluster and restore a backup into it",
     );
+    check.must(
+        old.tls.insecure == new.tls.insecure,
+        "spec.tls.insecure",
+        "tls.insecure cannot be changed, members with and without TLS do not understand each other: create a new EtcdCluster and restore a backup into it",
+    );
+    check.must(
+        old.cluster_domain == new.cluster_domain,
+        "spec.clusterDomain",
+        "clusterDomain cannot be changed, members are registered under it: write the former value, or create a new EtcdCluster and restore a backup into it",
+    );
+    if let (Some(before), Some(after)) = (old.version.as_deref(), new.version.as_deref()) {
+        check.must(
+            before == after || is_next_or_same_minor(before, after),
+            "spec.version",
+            "version may rise by one minor at a time and not go down one (patches are free): write the next minor first, or restore a backup into a new EtcdCluster",
+        );
+    }
     if let (Ok(before), Ok(after)) = (old.storage.size.bytes(), new.storage.size.bytes()) {
         let problem = format!("storage.size cannot shrink: write {} or more", old.storage.size);
         check.must(after >= before, "spec.storage.size", &problem);
@@ -281,6 +298,14 @@ fn wanted_spec(check: &mut Check, spec: &EtcdClusterSpec) -> plan::Wanted {
         "storage.medium: Memory cannot hibernate (replicas: 0): stopped members would lose all data",
     );
     extra_args(check, &spec.extra_args);
+    pod_template(check, spec.pod_template.as_ref());
+    if let Some(domain) = &spec.cluster_domain {
+        check.must(
+            is_domain(domain),
+            "spec.clusterDomain",
+            "clusterDomain is a DNS name without a dot at its end: write it as in cluster.local",
+        );
+    }
     let repair_manual = spec.repair.mode == spec::RepairMode::Manual;
     check.must(
         !repair_manual || spec.recovery.mode == spec::RecoveryMode::Manual,
@@ -309,7 +334,7 @@ fn wanted_spec(check: &mut Check, spec: &EtcdClusterSpec) -> plan::Wanted {
             resources: canonical(&spec.resources),
             template: canonical(&spec.pod_template),
         },
-        client_service: client_service(&spec.service.client),
+        client_service: client_service(check, &spec.service.client),
         disruption_budget: spec.pod_disruption_budget.enabled,
         network_policy: spec.network_policy.enabled,
         bootstrap: bootstrap(check, spec.bootstrap.as_ref()),
@@ -360,6 +385,11 @@ fn replicas(check: &mut Check, replicas: i32) {
     }
 }
 
+fn is_domain(text: &str) -> bool {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.starts_with(edge) && text.ends_with(edge) && text.chars().all(|c| edge(c) || c == '-' || c == '.')
+}
+
 fn is_version(text: &str) -> bool {
     let (numbers, _) = text.split_once('-').unwrap_or((text, ""));
     let parts: Vec<&str> = numbers.split('.').collect();
@@ -367,6 +397,32 @@ fn is_version(text: &str) -> bool {
         && parts
             .iter()
             .all(|p| !p.is_empty() && p.chars().all(|c| c.is_ascii_digit()))
+}
+
+/// Whether `after` has the major version of `before`, and its minor version or the next one.
+fn is_next_or_same_minor(before: &str, after: &str) -> bool {
+    let parts = |text: &str| {
+        let mut numbers = text.split('.').map(|n| n.parse::<i64>().ok());
+        Some((numbers.next()??, numbers.next()??))
+    };
+    let (Some(before), Some(after)) = (parts(before), parts(after)) else {
+        return false;
+    };
+    before.0 == after.0 && (0..=1).contains(&(after.1 - before.1))
+}
+
+/// Refuses labels or annotations that are the operator's.
+fn foreign_keys(check: &mut Check, path: &str, map: &BTreeMap<String, String>) {
+    if let Some(key) = map.keys().find(|key| key.starts_with("quorate.dev/")) {
+        check.refuse(&format!("{path}.{key}"), super::schema::FOREIGN_KEYS_MESSAGE);
+    }
+}
+
+fn pod_template(check: &mut Check, template: Option<&super::parts::PodTemplate>) {
+    if let Some(metadata) = template.and_then(|t| t.metadata.as_ref()) {
+        foreign_keys(check, "spec.podTemplate.metadata.labels", &metadata.labels);
+        foreign_keys(check, "spec.podTemplate.metadata.annotations", &metadata.annotations);
+    }
 }
 
 fn canonical<T: serde::Serialize>(value: &Option<T>) -> String {
@@ -438,13 +494,19 @@ fn options(check: &mut Check, options: &spec::Options) -> plan::Options {
         "spec.options.quotaBackendBytes",
         "must be more than 0, e.g. 8Gi",
     );
+    let max_request_bytes = check.bytes("spec.options.maxRequestBytes", &options.max_request_bytes);
+    check.must(
+        max_request_bytes > 0 && (max_request_bytes < quota_bytes || quota_bytes == 0),
+        "spec.options.maxRequestBytes",
+        "must be more than 0 and less than options.quotaBackendBytes: write e.g. 1536Ki",
+    );
     plan::Options {
         quota_bytes,
         auto_compaction: auto_compaction(check, options),
         snapshot_count,
         heartbeat,
         election,
-        max_request_bytes: check.bytes("spec.options.maxRequestBytes", &options.max_request_bytes),
+        max_request_bytes,
         max_concurrent_streams: options
             .max_concurrent_streams
             .map(|n| check.count("spec.options.maxConcurrentStreams", n)),
@@ -542,6 +604,11 @@ fn tls_side(check: &mut Check, path: &str, side: &spec::TlsSide) -> plan::TlsSid
         &format!("{path}.rotation.caRenewBefore"),
         "must be shorter than rotation.caValidity",
     );
+    check.must(
+        validity >= std::time::Duration::from_secs(60) && ca_validity >= validity,
+        &format!("{path}.rotation.validity"),
+        "must be at least 1m and no longer than rotation.caValidity",
+    );
     plan::TlsSide {
         issuer,
         validity,
@@ -551,7 +618,17 @@ fn tls_side(check: &mut Check, path: &str, side: &spec::TlsSide) -> plan::TlsSid
     }
 }
 
-fn client_service(service: &spec::ServiceSettings) -> plan::ClientService {
+fn client_service(check: &mut Check, service: &spec::ServiceSettings) -> plan::ClientService {
+    foreign_keys(check, "spec.service.client.labels", &service.labels);
+    foreign_keys(check, "spec.service.client.annotations", &service.annotations);
+    check.must(
+        service
+            .traffic_distribution
+            .as_deref()
+            .is_none_or(|t| ["PreferSameZone", "PreferSameNode", "PreferClose"].contains(&t)),
+        "spec.service.client.trafficDistribution",
+        "trafficDistribution is PreferSameZone, PreferSameNode or PreferClose: write one of them, or remove it",
+    );
     plan::ClientService {
         kind: match service.kind {
             ServiceKind::ClusterIP => "ClusterIP",
@@ -634,14 +711,46 @@ fn store(check: &mut Check, path: &str, store: &Store) {
         check.must(
             s3.key.is_none() || s3.prefix.is_none(),
             &format!("{path}.s3"),
-            "give key (one object) or prefix (objects are named below it), not both",
+            "give key (one object) or prefix (objects are named below it), not both: remove one",
         );
         check.must(
-            (3..=63).contains(&s3.bucket.len()),
+            s3.allow_http || s3.endpoint.as_ref().is_none_or(|e| !e.starts_with("http://")),
+            &format!("{path}.s3.endpoint"),
+            "endpoint is plain http, which everybody on the way can read: write https://, or set allowHTTP: true",
+        );
+        check.must(
+            is_bucket(&s3.bucket),
             &format!("{path}.s3.bucket"),
-            "a bucket's name has 3 to 63 characters",
+            "a bucket's name has 3 to 63 of a-z, 0-9, - and ., and begins and ends with a letter or digit: write the bucket alone, without s3:// or a path",
+        );
+        for (field, value) in [("key", &s3.key), ("prefix", &s3.prefix)] {
+            check.must(
+                value.as_ref().is_none_or(|v| !v.starts_with('/')),
+                &format!("{path}.s3.{field}"),
+                &format!("{field} has no / at its beginning: remove it"),
+            );
+        }
+        check.must(
+            s3.sse.as_deref().is_none_or(|s| ["AES256", "aws:kms"].contains(&s)),
+            &format!("{path}.s3.sse"),
+            "sse is AES256 or aws:kms: write one of them, or remove it",
         );
     }
+    if let Some(sub_path) = store.pvc.as_ref().and_then(|pvc| pvc.sub_path.as_ref()) {
+        check.must(
+            !sub_path.starts_with('/') && sub_path.split('/').all(|part| part != ".."),
+            &format!("{path}.pvc.subPath"),
+            "subPath is a path below the volume's root: write it without / at its beginning and without ..",
+        );
+    }
+}
+
+fn is_bucket(name: &str) -> bool {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    (3..=63).contains(&name.len())
+        && name.starts_with(edge)
+        && name.ends_with(edge)
+        && name.chars().all(|c| edge(c) || c == '-' || c == '.')
 }
 
 fn repair(check: &mut Check, repair: &spec::Repair) -> plan::Repair {
@@ -748,7 +857,21 @@ pub fn check_backup(backup: &EtcdBackup) -> Vec<FieldError> {
         "counts only with endpoints",
     );
     store(&mut check, "spec.destination", &spec.destination);
-    check.duration("spec.timeout", &spec.timeout);
+    let timeout = check.duration("spec.timeout", &spec.timeout);
+    check.must(
+        timeout.as_secs() >= 1,
+        "spec.timeout",
+        "must be at least 1s: write e.g. 15m",
+    );
+    for endpoint in spec.endpoints.iter().flatten() {
+        let secure = endpoint.starts_with("https://");
+        check.must(
+            secure || (endpoint.starts_with("http://") && spec.client_tls_secret_ref.is_none()),
+            "spec.endpoints",
+            "endpoints are client URLs: begin each with https://, or with http:// and no clientTLSSecretRef",
+        );
+    }
+    pod_template(&mut check, spec.pod_template.as_ref());
     match &spec.schedule {
         Some(schedule) => {
             check.schedule("spec.schedule", schedule, spec.time_zone.as_deref());

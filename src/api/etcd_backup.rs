@@ -37,19 +37,21 @@ use super::status::Condition;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.clusterRef) != has(self.endpoints)")
-        .message("give exactly one of clusterRef (an EtcdCluster of this namespace) and endpoints (an etcd elsewhere)"),
+        .message("give exactly one of clusterRef (an EtcdCluster of this namespace) and endpoints (an etcd elsewhere): add one, or remove the other"),
     validation = Rule::new("has(self.clusterRef) == has(oldSelf.clusterRef) && (!has(self.clusterRef) || self.clusterRef == oldSelf.clusterRef)")
         .message("clusterRef cannot be changed: create another EtcdBackup"),
     validation = Rule::new("has(self.schedule) == has(oldSelf.schedule)")
-        .message("schedule cannot be added or removed: a backup and a policy are two objects"),
+        .message("schedule cannot be added or removed, a backup and a policy are two objects: create another EtcdBackup, or set suspend: true"),
     validation = Rule::new("has(self.schedule) || self == oldSelf")
         .message("a backup without a schedule cannot be changed: create another EtcdBackup"),
     validation = Rule::new("has(self.schedule) || !(has(self.timeZone) || has(self.suspend) || has(self.startingDeadlineSeconds) || has(self.immediate) || has(self.retention) || has(self.backupOwnerReference) || has(self.concurrencyPolicy))")
-        .message("timeZone, suspend, startingDeadlineSeconds, concurrencyPolicy, immediate, retention and backupOwnerReference count only with schedule"),
+        .message("timeZone, suspend, startingDeadlineSeconds, concurrencyPolicy, immediate, retention and backupOwnerReference count only with schedule: remove them, or add schedule"),
     validation = Rule::new("!has(self.schedule) || !has(self.destination.s3) || !has(self.destination.s3.key)")
         .message("with schedule write destination.s3.prefix, not key: every backup is an object of its own"),
     validation = Rule::new("!has(self.clientTLSSecretRef) || has(self.endpoints)")
-        .message("clientTLSSecretRef counts only with endpoints"),
+        .message("clientTLSSecretRef counts only with endpoints: remove it, the certificates of an EtcdCluster are known"),
+    validation = Rule::new("!has(self.endpoints) || self.endpoints.all(e, e.startsWith('https://') || (e.startsWith('http://') && !has(self.clientTLSSecretRef)))")
+        .message("endpoints are client URLs: begin each with https://, or with http:// and no clientTLSSecretRef"),
 )]
 pub struct EtcdBackupSpec {
     /// The `EtcdCluster` of this namespace.
@@ -57,7 +59,7 @@ pub struct EtcdBackupSpec {
     pub cluster_ref: Option<NameRef>,
     /// Client URLs of an etcd that the operator does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 16))]
+    #[schemars(length(min = 1, max = 16), inner(length(max = 2048)))]
     pub endpoints: Option<Vec<String>>,
     /// Secret with `ca.crt`, `tls.crt` and `tls.key` for those endpoints.
     #[serde(default, rename = "clientTLSSecretRef", skip_serializing_if = "Option::is_none")]
@@ -103,6 +105,7 @@ pub struct EtcdBackupSpec {
     pub source: Source,
     /// A backup that takes longer has failed.
     #[serde(default = "timeout")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("timeout must be at least 1s: write e.g. 15m"))]
     pub timeout: Duration,
     /// Resource requests and limits of the backup's pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,7 +145,7 @@ pub enum Method {
 /// Which backups of a policy are kept. The last verified one always is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.minKeep <= self.keepLast").message("retention.minKeep may not exceed retention.keepLast"))]
+#[x_kube(validation = Rule::new("self.minKeep <= self.keepLast").message("retention.minKeep may not exceed retention.keepLast: lower minKeep, or raise keepLast"))]
 pub struct Retention {
     /// At most so many.
     #[serde(default = "keep_last")]
@@ -226,7 +229,7 @@ pub enum DeletionPolicy {
 }
 
 /// How a backup, or a policy, stands.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdBackupStatus {
     /// Generation of the spec that this is about.
@@ -264,6 +267,7 @@ pub struct EtcdBackupStatus {
     pub message: Option<String>,
     /// `Ready` and `Verified`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 

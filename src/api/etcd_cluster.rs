@@ -56,8 +56,11 @@ use super::status::EtcdClusterStatus;
         .message("storage.size must be at least 1.5 times options.quotaBackendBytes (2 times with engine etcd, whose defragmentation copies the database): raise storage.size or lower the quota"),
     validation = Rule::new("self.repair.mode != 'Manual' || self.recovery.mode == 'Manual'")
         .message("with repair.mode: Manual write recovery.mode: Manual as well: a cluster that may not replace a member by itself may not replace most of them"),
-    validation = Rule::new("!has(self.storage.medium) || self.storage.medium != 'Memory' || self.replicas > 0")
-        .message("storage.medium: Memory cannot hibernate (replicas: 0): stopped members would lose all data"),
+    validation = Rule::new("self.storage.medium != 'Memory' || self.replicas > 0")
+        .message("storage.medium: Memory cannot hibernate (replicas: 0), since stopped members would lose all data: keep one member or more"),
+    validation = Rule::new(VERSION_RULE).message(VERSION_MESSAGE),
+    validation = Rule::new("has(self.clusterDomain) == has(oldSelf.clusterDomain) && (!has(self.clusterDomain) || self.clusterDomain == oldSelf.clusterDomain)")
+        .message("clusterDomain cannot be changed, members are registered under it: write the former value, or create a new EtcdCluster and restore a backup into it"),
 )]
 pub struct EtcdClusterSpec {
     /// Voting members: 1, 3, 5, 7 or 9; 3 survives the loss of one, 5 of two. 0 hibernates the cluster: no process
@@ -74,16 +77,20 @@ pub struct EtcdClusterSpec {
     pub engine: Engine,
     /// Version of the program, e.g. `3.7.3`; needed with engine `etcd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^\d+\.\d+\.\d+(-[\w.]+)?$"), length(max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]{1,4}[.][0-9]{1,4}[.][0-9]{1,4}(-[0-9A-Za-z.]+)?$')")
+        .message("version has three numbers: write it as in 3.7.3"))]
+    #[schemars(length(max = 64))]
     pub version: Option<String>,
     /// Image of the members; the operator's own when absent. A digest is allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,
     /// `Always`, `IfNotPresent` or `Never`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
     /// Secrets for the registry of the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub image_pull_secrets: Vec<NameRef>,
     /// Each member's volume.
     #[serde(default)]
@@ -110,7 +117,9 @@ pub struct EtcdClusterSpec {
     pub service: Services,
     /// DNS domain of the Kubernetes cluster; found out by the operator when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"), length(max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+        .message("clusterDomain is a DNS name without a dot at its end: write it as in cluster.local"))]
+    #[schemars(length(max = 253))]
     pub cluster_domain: Option<String>,
     /// Limits how many voters may be evicted at once.
     #[serde(default)]
@@ -147,6 +156,14 @@ pub struct EtcdClusterSpec {
     pub progress_deadline_seconds: i32,
 }
 
+/// One minor version at a time, and none down: what a member of the old version wrote, the new one must read.
+const VERSION_RULE: &str = "!has(self.version) || !has(oldSelf.version) || self.version == oldSelf.version \
+    || (self.version.split('.').size() >= 3 && oldSelf.version.split('.').size() >= 3 \
+    && self.version.split('.')[0] == oldSelf.version.split('.')[0] \
+    && int(self.version.split('.')[1]) - int(oldSelf.version.split('.')[1]) in [0, 1])";
+const VERSION_MESSAGE: &str = "version may rise by one minor at a time and not go down one (patches are free): \
+    write the next minor first, or restore a backup into a new EtcdCluster";
+
 /// The program that members run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -172,8 +189,9 @@ pub enum ImagePullPolicy {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
-        .message("storage.storageClassName cannot be changed: volumes keep their class"),
-    validation = Rule::new("self.medium == oldSelf.medium").message("storage.medium cannot be changed"),
+        .message("storage.storageClassName cannot be changed, volumes keep their class: write the former value, or create a new EtcdCluster and restore a backup into it"),
+    validation = Rule::new("self.medium == oldSelf.medium")
+        .message("storage.medium cannot be changed: create a new EtcdCluster and restore a backup into it"),
 )]
 pub struct Storage {
     /// Size; may grow, never shrink.
@@ -217,8 +235,12 @@ pub enum ReclaimPolicy {
 /// Transport security.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!self.insecure || (!has(self.client) && !has(self.peer))")
-    .message("tls.insecure: true means plaintext: remove tls.client and tls.peer, or set insecure to false"))]
+#[x_kube(
+    validation = Rule::new("!self.insecure || (!has(self.client) && !has(self.peer))")
+        .message("tls.insecure: true means plaintext: remove tls.client and tls.peer, or set insecure to false"),
+    validation = Rule::new("self.insecure == oldSelf.insecure")
+        .message("tls.insecure cannot be changed, members with and without TLS do not understand each other: create a new EtcdCluster and restore a backup into it"),
+)]
 pub struct Tls {
     /// No TLS at all, for experiments.
     #[serde(default)]
@@ -291,9 +313,11 @@ pub enum IssuerKind {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("duration(self.renewBefore) < duration(self.validity)")
-        .message("rotation.renewBefore must be shorter than rotation.validity"),
+        .message("rotation.renewBefore must be shorter than rotation.validity: shorten it, or lengthen validity"),
     validation = Rule::new("duration(self.caRenewBefore) < duration(self.caValidity)")
-        .message("rotation.caRenewBefore must be shorter than rotation.caValidity"),
+        .message("rotation.caRenewBefore must be shorter than rotation.caValidity: shorten it, or lengthen caValidity"),
+    validation = Rule::new("duration(self.validity) >= duration('1m') && duration(self.caValidity) >= duration(self.validity)")
+        .message("rotation.validity must be at least 1m, and rotation.caValidity no shorter than it: lengthen them"),
 )]
 pub struct Rotation {
     /// Life of a leaf certificate.
@@ -315,11 +339,15 @@ pub struct Rotation {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("duration(self.electionTimeout).getMilliseconds() >= 5 * duration(self.heartbeatInterval).getMilliseconds()")
-        .message("options.electionTimeout must be at least 5 times options.heartbeatInterval"),
+        .message("options.electionTimeout must be at least 5 times options.heartbeatInterval: raise it, or lower heartbeatInterval"),
     validation = Rule::new("duration(self.electionTimeout) <= duration('50s') && duration(self.heartbeatInterval) >= duration('1ms')")
         .message("options.electionTimeout may be at most 50s, options.heartbeatInterval at least 1ms"),
     validation = Rule::new("!has(self.autoCompactionRetention) || (self.autoCompactionMode == 'revision' ? self.autoCompactionRetention.matches('^[0-9]+$') : self.autoCompactionRetention.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$'))")
         .message("options.autoCompactionRetention is a duration (1h) with mode periodic and a number of revisions (\"10000\") with mode revision"),
+    validation = Rule::new("quantity(string(self.quotaBackendBytes)).isGreaterThan(quantity('0'))")
+        .message("options.quotaBackendBytes must be more than 0: write e.g. 8Gi"),
+    validation = Rule::new("quantity(string(self.maxRequestBytes)).isGreaterThan(quantity('0')) && quantity(string(self.maxRequestBytes)).isLessThan(quantity(string(self.quotaBackendBytes)))")
+        .message("options.maxRequestBytes must be more than 0 and less than options.quotaBackendBytes: write e.g. 1536Ki"),
 )]
 pub struct Options {
     /// Size that the database may have before writes are refused.
@@ -400,7 +428,7 @@ pub struct Services {
 }
 
 /// A Service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSettings {
     /// `ClusterIP`, `NodePort` or `LoadBalancer`.
@@ -408,12 +436,17 @@ pub struct ServiceSettings {
     pub kind: ServiceKind,
     /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "super::schema::foreign_keys")]
     pub annotations: BTreeMap<String, String>,
     /// Labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "super::schema::foreign_keys")]
     pub labels: BTreeMap<String, String>,
-    /// Prefer members that are near, e.g. `PreferClose`.
+    /// Prefer members that are near: `PreferSameZone`, `PreferSameNode` or `PreferClose`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self in ['PreferSameZone', 'PreferSameNode', 'PreferClose']")
+        .message("trafficDistribution is PreferSameZone, PreferSameNode or PreferClose: write one of them, or remove it"))]
+    #[schemars(length(max = 63))]
     pub traffic_distribution: Option<String>,
     /// `SingleStack`, `PreferDualStack` or `RequireDualStack`; `PreferDualStack` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -514,14 +547,16 @@ pub enum RepairMode {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.backupRef) || self.from == 'backup'")
-    .message("recovery.backupRef counts only with recovery.from: backup"))]
+    .message("recovery.backupRef counts only with recovery.from: backup: write that as well, or remove backupRef"))]
 pub struct Recovery {
     /// `Automatic` acts by itself where the loss of the missing members is proven; `Manual` never does.
     #[serde(default)]
     pub mode: RecoveryMode,
     /// The hash of the published recovery plan that is agreed to (`status.recovery.hash`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[0-9a-f]{16}$"))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9a-f]{16}$')")
+        .message("acknowledge is the hash of a plan, 16 hexadecimal digits: write the value of status.recovery.hash"))]
+    #[schemars(length(max = 64))]
     pub acknowledge: Option<String>,
     /// `survivor`, or `backup`, which gives up what a survivor holds.
     #[serde(default)]
@@ -576,7 +611,7 @@ pub struct Maintenance {
 /// When space is given back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.timeZone) || has(self.schedule)").message("defrag.timeZone counts only with defrag.schedule"))]
+#[x_kube(validation = Rule::new("!has(self.timeZone) || has(self.schedule)").message("defrag.timeZone counts only with defrag.schedule: write a schedule, or remove timeZone"))]
 pub struct Defrag {
     /// When members are looked at, in cron's five fields; at any time when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -599,7 +634,7 @@ pub struct Defrag {
 }
 
 /// Which members are worth defragmenting: those with much free space, or a well filled quota and some free space.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DefragRule {
     /// Free space inside the database.
@@ -607,7 +642,9 @@ pub struct DefragRule {
     pub free_space_above: Quantity,
     /// Share of the quota in percent, e.g. `80%`.
     #[serde(default = "defaults::quota_usage_above")]
-    #[schemars(regex(pattern = r"^([0-9]|[1-9][0-9]|100)%$"))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]|[1-9][0-9]|100)%$')")
+        .message("quotaUsageAbove is a share in percent from 0% to 100%: write it as in \"80%\""))]
+    #[schemars(length(max = 8))]
     pub quota_usage_above: String,
     /// With the quota's share exceeded, the least free space that is worth it.
     #[serde(default = "defaults::min_reclaim")]

@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::LazyLock;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::{CustomResourceExt, ResourceExt};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt;
 use serde_json::Value;
 
 use super::convert::{self, FieldError};
-use super::{EtcdBackup, EtcdCluster};
+use super::{EtcdBackup, EtcdCluster, crds};
 
 /// One object of a manifest.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +51,17 @@ impl fmt::Display for ManifestError {
 
 const API_VERSION: &str = "quorate.dev/v1alpha1";
 const KINDS: [&str; 3] = ["EtcdCluster", "EtcdBackup", "Secret"];
+
+/// The schemas of our kinds, which take a while to generate.
+static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
+    let schema = |crd: CustomResourceDefinition| {
+        let version = crd.spec.versions.into_iter().next()?;
+        let schema = version.schema?.open_api_v3_schema?;
+        Some((crd.spec.names.kind, serde_json::to_value(schema).ok()?))
+    };
+    let definitions = crds::definitions().into_iter();
+    definitions.filter_map(|(_, crd)| schema(crd)).collect()
+});
 
 /// Reads all documents of `text`; or everything that is wrong with them.
 pub fn read(text: &str) -> Result<Vec<Document>, Vec<ManifestError>> {
@@ -158,13 +171,13 @@ impl Part<'_> {
         }
         match kind.as_str() {
             "EtcdCluster" => {
-                self.structure(&value, EtcdCluster::crd())?;
+                self.structure(&value, &kind)?;
                 let cluster: EtcdCluster = self.typed(value)?;
                 self.rules(convert::check_cluster(&cluster))?;
                 Ok(Some(Document::Cluster(Box::new(cluster))))
             }
             "EtcdBackup" => {
-                self.structure(&value, EtcdBackup::crd())?;
+                self.structure(&value, &kind)?;
                 let backup: EtcdBackup = self.typed(value)?;
                 self.rules(convert::check_backup(&backup))?;
                 Ok(Some(Document::Backup(Box::new(backup))))
@@ -184,11 +197,7 @@ impl Part<'_> {
     }
 
     /// What the API server checks by the schema alone.
-    fn structure(
-        &self,
-        value: &Value,
-        crd: k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-    ) -> Result<(), Vec<ManifestError>> {
+    fn structure(&self, value: &Value, kind: &str) -> Result<(), Vec<ManifestError>> {
         self.name(value)?;
         let mut found = Vec::new();
         for key in value.as_object().into_iter().flat_map(|o| o.keys()) {
@@ -220,14 +229,8 @@ impl Part<'_> {
                 ));
             }
         }
-        let schema = crd
-            .spec
-            .versions
-            .first()
-            .and_then(|v| v.schema.as_ref())
-            .and_then(|s| s.open_api_v3_schema.as_ref());
-        let schema = serde_json::to_value(schema).unwrap_or_default();
-        match (value.get("spec"), schema.pointer("/properties/spec")) {
+        let schema = SCHEMAS.get(kind).and_then(|schema| schema.pointer("/properties/spec"));
+        match (value.get("spec"), schema) {
             (Some(spec), Some(schema)) => walk(spec, schema, "spec", &mut found),
             (None, _) => found.push(("spec".into(), "is required; an empty one is written spec: {}".into())),
             (Some(_), None) => {}

@@ -18,8 +18,13 @@ pub struct NameRef {
 /// Where backups lie. Exactly one of `s3`, `pvc` and `directory`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.s3), has(self.pvc), has(self.directory)].filter(x, x).size() == 1")
-    .message("give exactly one of s3, pvc and directory"))]
+#[x_kube(
+    validation = Rule::new("[has(self.s3), has(self.pvc), has(self.directory)].filter(x, x).size() == 1")
+        .message("give exactly one of s3, pvc and directory: add one, or remove the others"),
+    // On Kubernetes alone: the local platform, which checks the other rules itself, is what directories are for.
+    validation = Rule::new("!has(self.directory)")
+        .message("directory is for `quorate local` alone: on Kubernetes give s3 or pvc"),
+)]
 pub struct Store {
     /// An S3 bucket, of AWS or of anything that speaks its protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,8 +44,12 @@ pub struct Store {
 /// A place in an S3 bucket.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.key) && has(self.prefix))")
-    .message("give key (one object) or prefix (objects are named below it), not both"))]
+#[x_kube(
+    validation = Rule::new("!(has(self.key) && has(self.prefix))")
+        .message("give key (one object) or prefix (objects are named below it), not both: remove one"),
+    validation = Rule::new("!has(self.endpoint) || self.allowHTTP || !self.endpoint.startsWith('http://')")
+        .message("endpoint is plain http, which everybody on the way can read: write https://, or set allowHTTP: true"),
+)]
 pub struct S3 {
     /// URL of the service, e.g. `https://minio.example.org:9000`; AWS of the region when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,14 +58,18 @@ pub struct S3 {
     #[schemars(length(max = 2048))]
     pub endpoint: Option<String>,
     /// Bucket.
-    #[schemars(length(min = 3, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$')")
+        .message("a bucket's name has 3 to 63 of a-z, 0-9, - and ., and begins and ends with a letter or digit: write the bucket alone, without s3:// or a path"))]
+    #[schemars(length(max = 2048))]
     pub bucket: String,
     /// Key of the one object that is written or read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!self.startsWith('/')").message("key has no / at its beginning: remove it"))]
     #[schemars(length(min = 1, max = 1024))]
     pub key: Option<String>,
     /// Objects are named `<prefix>/<backup>.db`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!self.startsWith('/')").message("prefix has no / at its beginning: remove it"))]
     #[schemars(length(max = 900))]
     pub prefix: Option<String>,
     /// Region; `us-east-1` when absent, which most services other than AWS ignore.
@@ -76,11 +89,13 @@ pub struct S3 {
     pub ca_secret_ref: Option<NameRef>,
     /// Encryption by the service: `AES256` or `aws:kms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self in ['AES256', 'aws:kms']").message("sse is AES256 or aws:kms: write one of them, or remove it"))]
+    #[schemars(length(max = 32))]
     pub sse: Option<String>,
 }
 
 /// A place on a persistent volume claim.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pvc {
     /// Name of the claim.
@@ -88,6 +103,9 @@ pub struct Pvc {
     pub claim_name: String,
     /// Directory on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!self.startsWith('/') && !self.split('/').exists(p, p == '..')")
+        .message("subPath is a path below the volume's root: write it without / at its beginning and without .."))]
+    #[schemars(length(min = 1, max = 1024))]
     pub sub_path: Option<String>,
 }
 
@@ -116,9 +134,11 @@ pub struct PodTemplate {
 pub struct PodMetadata {
     /// Labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "super::schema::foreign_keys")]
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "super::schema::foreign_keys")]
     pub annotations: BTreeMap<String, String>,
 }
 

@@ -28,8 +28,8 @@ pub enum Malformed {
     Duration(String),
 }
 
-const QUANTITY_PATTERN: &str = r"^[0-9]+(\.[0-9]+)?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$";
-const DURATION_PATTERN: &str = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$";
+const QUANTITY_PATTERN: &str = "^[0-9]+([.][0-9]+)?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$";
+const DURATION_PATTERN: &str = "^([0-9]+([.][0-9]+)?(ms|s|m|h))+$";
 
 impl Quantity {
     /// The size in bytes, rounded up as Kubernetes does.
@@ -160,7 +160,14 @@ impl JsonSchema for Quantity {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "x-kubernetes-int-or-string": true, "pattern": QUANTITY_PATTERN, "maxLength": 32 })
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "maxLength": 32,
+            "x-kubernetes-validations": [{
+                "rule": format!("string(self).matches('{QUANTITY_PATTERN}')"),
+                "message": "a size is a number of bytes or a number with a suffix: write it as in 512Mi, 8Gi or 100G",
+            }],
+        })
     }
 }
 
@@ -174,7 +181,14 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": DURATION_PATTERN, "maxLength": 32 })
+        json_schema!({
+            "type": "string",
+            "maxLength": 32,
+            "x-kubernetes-validations": [{
+                "rule": format!("self.matches('{DURATION_PATTERN}')"),
+                "message": "a duration is numbers with ms, s, m or h: write it as in 500ms, 36s, 5m or 1h30m",
+            }],
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: made from one plan; nothing of an older status is carried over but the journal.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ use crate::plan::observed::Verdict;
 use crate::plan::{self, Plan};
 
 /// How a cluster stands.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdClusterStatus {
     /// Generation of the spec that this is about.
@@ -58,6 +59,7 @@ pub struct EtcdClusterStatus {
     pub quota_percent: Option<i32>,
     /// Every member.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub members: Vec<MemberStatus>,
     /// What is done next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,6 +75,7 @@ pub struct EtcdClusterStatus {
     pub last_defrag: Option<String>,
     /// Conditions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// What the operator has to remember between two looks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
