@@ -5,7 +5,7 @@ E2E = QUORATE_ETCD_BIN_DIR=$(abspath $(TOOLS)/bin) target/release/e2e
 
 SEEDS ?= 2000
 
-.PHONY: help tools kube-tools release images simulate mutants e2e-local chaos bench conformance
+.PHONY: help tools kube-tools release images simulate mutants e2e-local e2e-kube chaos bench conformance
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ e2e-local: release tools ## every suite on processes of this machine, some minut
 
 images: ## both images into target/images, as localhost/quorate:dev and localhost/quorate-server:dev
 	images/build.sh target/images
+
+e2e-kube: release kube-tools images ## the suite on a real Kubernetes of three nodes on this machine (needs root; CASES= selects)
+	QUORATE_KUBE_BIN_DIR=$(abspath $(TOOLS)/bin) $(E2E) kube --images target/images $(CASES)
 
 chaos: release ## 50 kills, 10 stalls, 10 blackouts under load
 	$(E2E) chaos

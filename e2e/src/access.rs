@@ -49,6 +49,18 @@ impl Access {
         }
     }
 
+    /// TLS with a certificate of the client's own; servers are known under `server`, whatever address they have.
+    pub fn secure_as(endpoints: Vec<String>, authority: &str, certificate: &str, key: &str, server: &str) -> Access {
+        let tls = TlsOptions::new()
+            .ca_certificate(Certificate::from_pem(authority))
+            .identity(Identity::from_pem(certificate, key))
+            .domain_name(server);
+        Access {
+            endpoints,
+            tls: Some(tls),
+        }
+    }
+
     /// The newest revision, by a linearizable read.
     pub async fn revision(&self) -> anyhow::Result<i64> {
         let answer = self.client().await?.get("none", None).await?;

@@ -10,6 +10,7 @@ mod conformance;
 mod etcdctl;
 mod exchange;
 mod history;
+mod kube;
 mod load;
 mod local;
 mod mixed;
@@ -66,6 +67,8 @@ enum Suite {
     Rotation,
     /// What users do wrong and what breaks under them: errors that name field, file and remedy. Full disks need root.
     BadInput,
+    /// A real Kubernetes, the shipped chart and images.
+    Kube(kube::Options),
     /// Upstream benchmark on real etcd and ours, alternating.
     Bench(bench::Options),
     /// etcd's own tests/common, whole or a selection, on our server.
@@ -134,6 +137,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Suite::Recovery => recovery::suite(&programs).await,
         Suite::Rotation => rotation::suite(&programs).await,
         Suite::BadInput => bad_input::suite(&programs).await,
+        Suite::Kube(options) => kube::suite(&options).await,
         Suite::Bench(options) => bench::suite(&programs, &options).await,
         Suite::Conformance(options) => conformance::suite(&programs, &options).await,
         Suite::All { seconds } => all(&programs, seconds).await,
