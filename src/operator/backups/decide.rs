@@ -45,7 +45,7 @@ pub enum Next {
     /// The pod runs: the status says so from now on.
     NoteRunning,
     /// A try ended so.
-    Count(Outcome),
+    Count(Box<Outcome>),
     /// Delete the pod, which is of no use any more.
     DeletePod,
     /// Begin this try at removing what is stored.
@@ -104,7 +104,9 @@ pub fn decide(object: &EtcdBackup, take: Found<'_>, remove: Found<'_>, now: Time
     }
     match take {
         Found::Pod(pod) => decide_try(object, &status, pod, now),
-        Found::None if status.phase.as_deref() == Some("Running") => Next::Count(killed("its pod was deleted")),
+        Found::None if status.phase.as_deref() == Some("Running") => {
+            Next::Count(Box::new(killed("its pod was deleted")))
+        }
         Found::None => match pause(&status, now) {
             Some(left) => Next::Wait(left),
             None => Next::Begin(counted + 1),
@@ -122,13 +124,13 @@ fn decide_try(object: &EtcdBackup, status: &EtcdBackupStatus, pod: &Pod, now: Ti
         };
     }
     if let Some(outcome) = outcome(pod) {
-        return Next::Count(outcome);
+        return Next::Count(Box::new(outcome));
     }
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let age = now.since(created(pod).unwrap_or(now));
     let timeout = object.spec.timeout.get().unwrap_or(Duration::from_secs(900));
     if phase != Some("Running") && age > timeout + START_MAX {
-        return Next::Count(killed(&format!("its pod did not start: {}", waiting(pod))));
+        return Next::Count(Box::new(killed(&format!("its pod did not start: {}", waiting(pod)))));
     }
     if status.phase.as_deref() != Some("Running") {
         return Next::NoteRunning;
