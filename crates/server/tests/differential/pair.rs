@@ -446,7 +446,8 @@ fn normal(output: &MessageDescriptor, method: &str, request: &[u8], messages: &[
                 ..Default::default()
             });
         }
-        return format!("{whole:?}");
+        let whole = untied(request, whole.encode_to_vec().into());
+        return format!("{:?}", RangeResponse::decode(whole).unwrap());
     }
     let mut text = String::new();
     for message in messages {

@@ -24,6 +24,8 @@ struct Client {
     watchers: BTreeMap<i64, Watched>,
     /// Requests not yet answered, in order.
     asked: Vec<Watched>,
+    /// Cancelled when a compaction had ended them already, which was not read yet: that is answered as well.
+    ended: Vec<i64>,
 }
 
 impl Client {
@@ -44,7 +46,11 @@ impl Client {
                 }
                 Delivery::Refused { reason, .. } => panic!("refused: {reason}"),
                 Delivery::Canceled { watch_id, .. } => {
-                    assert!(self.watchers.remove(&watch_id).unwrap().gone);
+                    let cancelled = match self.watchers.remove(&watch_id) {
+                        Some(watched) => watched.gone,
+                        None => self.ended.contains(&watch_id),
+                    };
+                    assert!(cancelled, "nobody cancelled {watch_id}");
                 }
                 Delivery::Compacted {
                     watch_id,
@@ -52,6 +58,9 @@ impl Client {
                 } => {
                     let lost = self.watchers.remove(&watch_id).unwrap();
                     assert!(lost.next < compact_revision, "nothing was lost");
+                    if lost.gone {
+                        self.ended.push(watch_id);
+                    }
                 }
                 Delivery::Progress { watch_id, revision } => {
                     for watched in self
@@ -139,6 +148,7 @@ fn watchers_see_every_event_once_in_order_or_are_told_of_the_compaction() {
                     stream,
                     watchers: BTreeMap::new(),
                     asked: Vec::new(),
+                    ended: Vec::new(),
                 });
             }
             if !clients.is_empty() {

@@ -249,6 +249,25 @@ fn a_deletion_at_the_compaction_is_still_seen() {
             slow_watchers: 0
         }
     );
+    // The id stays taken until it is cancelled, once.
+    stream.create(&WatchCreateRequest {
+        watch_id: 1,
+        ..watch("a", 0)
+    });
+    stream.cancel(1);
+    stream.cancel(1);
+    stream.create(&WatchCreateRequest {
+        watch_id: 1,
+        ..watch("a", 0)
+    });
+    assert_eq!(
+        read(&stream),
+        [
+            "refused: mvcc: duplicate watch ID provided on the WatchStream",
+            "1 canceled",
+            "1 created"
+        ]
+    );
 }
 
 /// H30 (etcd #15220) and H33 (#20221).

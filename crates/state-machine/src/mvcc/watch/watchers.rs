@@ -54,9 +54,17 @@ pub(crate) struct Watchers {
 struct Stream {
     queue: Arc<Queue>,
     watchers: BTreeMap<i64, Watcher>,
+    /// Ids whose watcher a compaction ended. As in etcd they stay taken until they are cancelled, and that is answered.
+    ended: BTreeSet<i64>,
     next_id: i64,
     lagging: usize,
     due: Uptime,
+}
+
+impl Stream {
+    fn has(&self, watch_id: i64) -> bool {
+        self.watchers.contains_key(&watch_id) || self.ended.contains(&watch_id)
+    }
 }
 
 /// One watcher.
@@ -130,6 +138,7 @@ impl Watchers {
         let stream = Stream {
             queue: queue.clone(),
             watchers: BTreeMap::new(),
+            ended: BTreeSet::new(),
             next_id: 0,
             lagging: 0,
             due,
@@ -202,13 +211,13 @@ impl Watchers {
         };
         let watch_id = match request.watch_id {
             0 => {
-                while stream.watchers.contains_key(&stream.next_id) {
+                while stream.has(stream.next_id) {
                     stream.next_id += 1;
                 }
                 stream.next_id += 1;
                 stream.next_id - 1
             }
-            taken if stream.watchers.contains_key(&taken) => {
+            taken if stream.has(taken) => {
                 let reason = "mvcc: duplicate watch ID provided on the WatchStream";
                 return stream.queue.push_control(refuse(reason));
             }
@@ -251,14 +260,18 @@ impl Watchers {
         let Some(stream) = self.streams.get_mut(&stream_id) else {
             return;
         };
-        let Some(watcher) = stream.watchers.remove(&watch_id) else {
+        let watcher = stream.watchers.remove(&watch_id);
+        if watcher.is_none() && !stream.ended.remove(&watch_id) {
             return;
-        };
-        stream.lagging -= usize::from(!watcher.synced);
+        }
         stream.queue.push_control(Delivery::Canceled {
             watch_id,
             revision: self.current,
         });
+        let Some(watcher) = watcher else {
+            return;
+        };
+        stream.lagging -= usize::from(!watcher.synced);
         self.forget((stream_id, watch_id), &watcher);
     }
 
@@ -445,6 +458,7 @@ impl Watchers {
             ) && let Some(watcher) = stream.watchers.remove(&watch_id)
             {
                 stream.lagging -= 1;
+                stream.ended.insert(watch_id);
                 self.forget((stream_id, watch_id), &watcher);
             }
         }
