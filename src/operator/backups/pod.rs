@@ -70,7 +70,7 @@ pub fn name(backup: &str, purpose: Purpose) -> String {
     if backup.len() + word.len() < 63 {
         return format!("{backup}-{word}");
     }
-    let mut end = 40;
+    let mut end = 38;
     while !backup.is_char_boundary(end) {
         end -= 1;
     }
