@@ -183,7 +183,9 @@ impl Cluster {
                     }
                 }
                 Some(_) => {}
-                None if record.expects(claim, &wanted.uid) => record.keep(name, &uid, created(claim), note),
+                None if record.expects(claim, &wanted.uid) && !half_restored(&note) => {
+                    record.keep(name, &uid, created(claim), note);
+                }
                 None => {}
             }
         }
@@ -706,6 +708,11 @@ fn state_of(node: &ApiNode, at: Timestamp) -> NodeState {
         Some(ready) => NodeState::NotReady(ready.last_transition_time.as_ref().map_or(at, moment)),
         None => NodeState::NotReady(created(node)),
     }
+}
+
+/// A volume that a backup is still to be brought onto: no member yet, its creation is begun again where it stopped.
+fn half_restored(note: &Note) -> bool {
+    matches!(note.origin, OriginRecord::Restored { .. }) && !note.wrote
 }
 
 /// What a new volume is for, as it is written on it.
