@@ -236,20 +236,27 @@ impl Member {
         if Quota::from_config(self.config.quota_backend_bytes).fits(self.kv.size(), cost_bytes) {
             return Ok(());
         }
-        let alarm = AlarmRequest {
-            member_id: self.handle.member_id(),
-            action: alarm_request::AlarmAction::Activate.into(),
-            alarm: AlarmType::Nospace.into(),
-        };
-        let request = InternalRaftRequest {
-            alarm: Some(alarm),
-            ..InternalRaftRequest::default()
-        };
         // The client hears about the space either way, as in etcd.
-        if let Err(error) = self.propose("Alarm", &Asker::Unasked, request).await {
+        if let Err(error) = self.raise_alarm(self.handle.member_id(), AlarmType::Nospace).await {
             tracing::warn!(%error, "failed to raise the NOSPACE alarm");
         }
         Err(Error::Refused(Refusal::NoSpace))
+    }
+
+    /// Raises an alarm for a member, on nobody's behalf; 0 stands for all of them.
+    ///
+    /// # Errors
+    /// Those of [`Handle::propose`].
+    pub async fn raise_alarm(&self, member_id: u64, alarm: AlarmType) -> Result<(), Error> {
+        let request = InternalRaftRequest {
+            alarm: Some(AlarmRequest {
+                member_id,
+                action: alarm_request::AlarmAction::Activate.into(),
+                alarm: alarm.into(),
+            }),
+            ..InternalRaftRequest::default()
+        };
+        self.propose("Alarm", &Asker::Unasked, request).await.map(|_| ())
     }
 
     /// The versions of cluster and storage; `None` while the cluster has not agreed on one.

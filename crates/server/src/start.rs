@@ -212,6 +212,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         ));
     }
     peers.spawn(versions::watch(member.clone()));
+    peers.spawn(corruption::watch(member.clone()));
     let mut servers = JoinSet::new();
     for listener in sockets.metrics {
         tracing::info!(address = %listener.url, "serving metrics");

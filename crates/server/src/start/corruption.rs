@@ -1,12 +1,17 @@
-//! Comparing data with the peers before serving (feature gate InitialCorruptCheck; etcd server/etcdserver/corrupt.go).
+//! Comparing data with the peers: here before serving (feature gate InitialCorruptCheck), in `watch` meanwhile (etcd
+//! server/etcdserver/corrupt.go).
 //!
 //! Invariants: a member starts unless a peer proves it wrong: only a different hash at the same revision and the same compaction
 //! counts. Peers that do not answer, or cannot hash that revision, are only warned about.
+
+mod verdict;
+mod watch;
 
 use disk::RealDisk;
 use replica::state_machine::membership::Member as StoredMember;
 use replica::state_machine::mvcc::KvReader;
 
+pub(super) use self::watch::watch;
 use super::StartError;
 use crate::peer::dial::Identity;
 
