@@ -75,9 +75,13 @@ async fn route<B>(member: &Arc<Member>, scope: Scope, request: &Request<B>) -> A
     let query = request.uri().query().unwrap_or_default();
     match path {
         "/health" => health::health(member, request.method(), query).await,
-        "/metrics" => metrics(member),
+        "/metrics" => {
+            let _counted = member.metrics.scrapes.begin();
+            metrics(member)
+        }
         "/version" if scope == Scope::Client => only_get(request.method()).unwrap_or_else(|| version(member)),
-        "/debug/vars" if scope == Scope::Client => debug_vars(),
+        "/debug/vars" if scope == Scope::Client => only_get(request.method()).unwrap_or_else(|| debug_vars(member)),
+        _ if scope == Scope::Client && member.config.enable_pprof && is_pprof(path) => no_profile(),
         _ => match health::check(member, request.method(), path, query).await {
             Some(answer) => answer,
             None => error(StatusCode::NOT_FOUND, "404 page not found"),
@@ -130,11 +134,36 @@ fn metrics(member: &Member) -> Answer {
     )
 }
 
-/// The part of Go's expvar page that is not about the Go runtime.
-fn debug_vars() -> Answer {
+fn is_pprof(path: &str) -> bool {
+    path == "/debug/pprof" || path.starts_with("/debug/pprof/")
+}
+
+/// `--enable-pprof`: profiles of the Go runtime, which is not there.
+fn no_profile() -> Answer {
+    error(
+        StatusCode::NOT_IMPLEMENTED,
+        "this server has no Go runtime and does not profile itself: use 'perf record -g -p PID' on its machine, and /metrics for \
+         what it counts",
+    )
+}
+
+/// Go's expvar page, without `memstats`, which is about the Go runtime, and what the raft library of Go alone knows.
+fn debug_vars(member: &Member) -> Answer {
     let arguments: Vec<String> = std::env::args().collect();
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
-    let body = serde_json::json!({ "cmdline": arguments, "file_descriptor_limit": limit });
+    let status = member.handle.status();
+    let mut raft = serde_json::json!({
+        "id": format!("{:x}", status.member_id),
+        "term": status.term,
+        "commit": status.commit,
+        "applied": status.applied,
+        "lead": format!("{:x}", status.leader),
+    });
+    if status.leader != 0 {
+        let leads = status.leader == status.member_id;
+        raft["raftState"] = if leads { "StateLeader" } else { "StateFollower" }.into();
+    }
+    let body = serde_json::json!({ "cmdline": arguments, "file_descriptor_limit": limit, "raft.status": raft });
     typed(format!("{body}\n"), "application/json; charset=utf-8")
 }
 

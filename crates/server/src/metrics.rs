@@ -8,13 +8,16 @@
 //! - Every `grpc_server_*` series exists from the start with 0, as go-grpc-prometheus initialises it.
 
 mod family;
+mod leftover;
 mod process;
 pub mod rpc;
+mod scrapes;
 mod text;
 
 use std::sync::Arc;
 
 pub use family::{Counter, Family, Gauge, Histogram, exponential};
+pub use scrapes::Scrapes;
 pub use text::{Kind, Text};
 
 use crate::config::{Config, VERSION};
@@ -30,6 +33,8 @@ macro_rules! metrics {
             $(#[doc = concat!("`", $name, "`: ", $help)] pub $field: $type,)*
             /// `grpc_server_*`.
             pub rpc: rpc::Calls,
+            /// `promhttp_metric_handler_*`.
+            pub scrapes: Scrapes,
             /// `etcd_network_client_grpc_{received,sent}_bytes_total`.
             pub traffic: Arc<Traffic>,
         }
@@ -37,7 +42,7 @@ macro_rules! metrics {
         impl Metrics {
             /// All zero; `extensive` is `--metrics=extensive`.
             pub fn new(extensive: bool) -> Metrics {
-                Metrics { $($field: $make,)* rpc: rpc::Calls::new(extensive), traffic: Arc::default() }
+                Metrics { $($field: $make,)* rpc: rpc::Calls::new(extensive), scrapes: Scrapes::default(), traffic: Arc::default() }
             }
 
             fn write_own(&self, text: &mut Text) {
@@ -140,6 +145,8 @@ impl Metrics {
         let mut text = Text::default();
         self.write_own(&mut text);
         self.rpc.write(&mut text);
+        self.scrapes.write(&mut text);
+        leftover::write(&mut text);
         self.write_status(&mut text, scrape);
         write_peers(&mut text, scrape);
         process::write(&mut text);
