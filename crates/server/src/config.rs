@@ -12,6 +12,7 @@ mod duration;
 mod features;
 mod file;
 mod flag;
+mod rotation;
 mod url;
 mod usage;
 
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 
 pub use duration::Nanos;
 pub use features::{Features, Stage};
+pub use rotation::Rotation;
 pub use url::{Scheme, Url, joined, parse_members, split_host_port, texts};
 
 /// The etcd version that this server implements and advertises: strict semver, read by tools and by peers.
@@ -246,7 +248,7 @@ impl Default for Config {
             log_format: "json".into(),
             log_outputs: vec!["default".into()],
             enable_log_rotation: false,
-            log_rotation_config_json: String::new(),
+            log_rotation_config_json: "{}".into(),
             enable_distributed_tracing: false,
             distributed_tracing_address: "localhost:4317".into(),
             distributed_tracing_service_name: "etcd".into(),
@@ -292,6 +294,14 @@ impl Config {
         match self.watch_progress_notify_interval.0 {
             0 => std::time::Duration::from_secs(600),
             nanos => Nanos(nanos.max(100_000_000)).positive().unwrap_or_default(),
+        }
+    }
+
+    /// What `--enable-log-rotation` and `--log-rotation-config-json` ask for; `None` without the former.
+    pub fn log_rotation(&self) -> Result<Option<Rotation>, String> {
+        match self.enable_log_rotation {
+            true => Rotation::of(&self.log_outputs, &self.log_rotation_config_json).map(Some),
+            false => Ok(None),
         }
     }
 
@@ -505,9 +515,6 @@ fn finish(config: &mut Config, notices: &mut Vec<Notice>) {
                 vec![],
             ));
         }
-    }
-    if config.self_signed_cert_validity == 0 {
-        config.self_signed_cert_validity = 1;
     }
 }
 

@@ -6,9 +6,12 @@
 //! - Field names are etcd's style: `remote_addr` in code is `remote-addr` in the line.
 //! - Logging never fails a request: a target that cannot be written to loses the line.
 
+mod rotating;
+
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +24,8 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::Config;
+use self::rotating::Rotating;
+use crate::config::{Config, Rotation};
 
 /// Our crates: they log at the level of `--log-level`, libraries from warnings on.
 const OURS: &[&str] = &[
@@ -47,6 +51,7 @@ enum Target {
     Stderr,
     Stdout,
     File(File),
+    Rotating(Rotating),
 }
 
 /// Sets up logging for the process as the settings say. The first call counts.
@@ -64,10 +69,8 @@ pub fn init(config: &Config) -> Result<(), String> {
         targets.push(match output.as_str() {
             "default" | "stderr" | "systemd/journal" | "" => Target::Stderr,
             "stdout" => Target::Stdout,
-            path => {
-                let file = File::options().create(true).append(true).open(path);
-                Target::File(file.map_err(|error| format!("--log-outputs: cannot open {path}: {error}"))?)
-            }
+            path => open(path, config.log_rotation()?)
+                .map_err(|error| format!("--log-outputs: cannot open {path}: {error}"))?,
         });
     }
     if targets.is_empty() {
@@ -95,6 +98,13 @@ pub fn init(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
+fn open(path: &str, rotation: Option<Rotation>) -> io::Result<Target> {
+    Ok(match rotation {
+        Some(rotation) => Target::Rotating(Rotating::open(Path::new(path), rotation)?),
+        None => Target::File(File::options().create(true).append(true).open(path)?),
+    })
+}
+
 struct Lines {
     format: Format,
     targets: Mutex<Vec<Target>>,
@@ -112,6 +122,7 @@ impl<S: Subscriber> Layer<S> for Lines {
                     out.write_all(line.as_bytes()).and_then(|()| out.flush())
                 }
                 Target::File(file) => file.write_all(line.as_bytes()),
+                Target::Rotating(file) => file.write(line.as_bytes()),
             };
         }
     }

@@ -162,6 +162,8 @@ impl Tls {
             self_signed::ensure(&dir, &hosts, config.self_signed_cert_validity, &mut files)?;
         }
         if files.is_empty() && files.trusted_ca_file.is_empty() {
+            // A typing error is one also where it has no effect, as in etcd.
+            cipher::provider(&config.cipher_suites)?;
             return Ok(None);
         }
         let tls = Tls {

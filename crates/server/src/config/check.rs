@@ -38,7 +38,7 @@ pub(super) fn check(config: &Config, notices: &mut Vec<Notice>) -> Result<(), St
     })?;
     bootstrap(config)?;
     timing(config)?;
-    if !config.listen_client_urls.is_empty() && config.advertise_client_urls.is_empty() {
+    if config.advertise_client_urls.is_empty() {
         return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".into());
     }
     auto_compaction(&config.auto_compaction_mode, &config.auto_compaction_retention)?;
@@ -48,6 +48,12 @@ pub(super) fn check(config: &Config, notices: &mut Vec<Notice>) -> Result<(), St
                     set --feature-gates=LeaseCheckpoint=true,LeaseCheckpointPersist=true"
                 .into(),
         );
+    }
+    if config.max_learners < 0 {
+        return Err(format!("--max-learners must be >=0 (set to {})", config.max_learners));
+    }
+    if (config.client_tls.auto || config.peer_tls.auto) && config.self_signed_cert_validity == 0 {
+        return Err("selfSignedCertValidity is invalid,it should be greater than 0: set --self-signed-cert-validity to a number of years".into());
     }
     if config.compact_hash_check_time <= Nanos(0) {
         return Err(format!(
@@ -72,6 +78,14 @@ pub(super) fn check(config: &Config, notices: &mut Vec<Notice>) -> Result<(), St
         ));
     }
     if config.enable_distributed_tracing {
+        let rate = config.distributed_tracing_sampling_rate;
+        if !(0..=1_000_000).contains(&rate) {
+            let bound = if rate < 0 { "positive" } else { "less than 1000000" };
+            return Err(format!(
+                "distributed tracing configuration is not valid: tracing sampling rate must be {bound} \
+                 (--distributed-tracing-sampling-rate={rate})"
+            ));
+        }
         notices.push(Notice::warning(
             "--enable-distributed-tracing is accepted, but traces are not exported",
             vec![],
@@ -104,6 +118,13 @@ fn logging(config: &Config) -> Result<(), String> {
             config.log_format
         ));
     }
+    if config.log_outputs.is_empty() {
+        return Err(
+            "open sink \"\": open : no such file or directory: --log-outputs takes default, stderr, stdout or paths"
+                .into(),
+        );
+    }
+    config.log_rotation()?;
     if config.log_outputs.len() > 1 && config.log_outputs.iter().any(|output| output == "default") {
         return Err(
             "multi logoutput for \"default\" is not supported yet: name stderr or stdout in --log-outputs".into(),

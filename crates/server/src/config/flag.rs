@@ -130,16 +130,38 @@ fn text(to: &mut String, value: &str) -> Set {
     Ok(())
 }
 
-fn number<T: std::str::FromStr<Err = std::num::ParseIntError>>(to: &mut T, value: &str) -> Set {
-    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
-    // Go reads 0x, 0o, 0b and underscores too; nobody writes them here.
-    *to = value
-        .parse()
-        .map_err(|error: std::num::ParseIntError| match error.kind() {
-            PosOverflow | NegOverflow => "value out of range",
-            _ => "parse error",
-        })?;
+fn number<T: TryFrom<i128>>(to: &mut T, value: &str) -> Set {
+    let number = integer(value)?;
+    if number < 0 && T::try_from(-1).is_err() {
+        return Err("parse error".into());
+    }
+    *to = T::try_from(number).map_err(|_| "value out of range")?;
     Ok(())
+}
+
+/// Go's integer literals: decimal, 0x, 0o or a leading 0, 0b.
+fn integer(text: &str) -> Result<i128, &'static str> {
+    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let lower = digits.to_ascii_lowercase();
+    let (base, digits) = match lower.get(..2) {
+        Some("0x") => (16, &lower[2..]),
+        Some("0o") => (8, &lower[2..]),
+        Some("0b") => (2, &lower[2..]),
+        Some(two) if two.starts_with('0') => (8, &lower[1..]),
+        _ => (10, lower.as_str()),
+    };
+    if digits.starts_with(['+', '-']) {
+        return Err("parse error");
+    }
+    let number = i128::from_str_radix(digits, base).map_err(|error| match error.kind() {
+        PosOverflow | NegOverflow => "value out of range",
+        _ => "parse error",
+    })?;
+    Ok(if negative { -number } else { number })
 }
 
 fn duration(to: &mut Nanos, value: &str) -> Set {
@@ -270,24 +292,24 @@ pub(super) static FLAGS: &[Flag] = flags! {
     "discovery-token" Text "Not supported; use initial-cluster." => |c, v| text(&mut c.discovery_token, v);
     "discovery-srv" Text "Not supported; use initial-cluster." => |c, v| text(&mut c.discovery_srv, v);
     "discovery-srv-name" Text "Not supported; use initial-cluster." => |c, v| text(&mut c.discovery_srv_name, v);
-    "discovery-fallback" Text "" => |c, v| one_of(&mut c.discovery_fallback, v, &["exit", "proxy"]);
-    "discovery-dial-timeout" Duration "" => |_, v| duration(&mut Nanos(0), v);
-    "discovery-request-timeout" Duration "" => |_, v| duration(&mut Nanos(0), v);
-    "discovery-keepalive-time" Duration "" => |_, v| duration(&mut Nanos(0), v);
-    "discovery-keepalive-timeout" Duration "" => |_, v| duration(&mut Nanos(0), v);
-    "discovery-insecure-transport" Bool "" => |_, v| boolean(&mut false, v);
-    "discovery-insecure-skip-tls-verify" Bool "" => |_, v| boolean(&mut false, v);
-    "discovery-cert" Text "" => ignored;
-    "discovery-key" Text "" => ignored;
-    "discovery-cacert" Text "" => ignored;
-    "discovery-user" Text "" => ignored;
-    "discovery-password" Text "" => ignored;
+    "discovery-fallback" Text "Only 'exit'." => |c, v| one_of(&mut c.discovery_fallback, v, &["exit", "proxy"]);
+    "discovery-dial-timeout" Duration "Not supported; use initial-cluster." => |_, v| duration(&mut Nanos(0), v);
+    "discovery-request-timeout" Duration "Not supported; use initial-cluster." => |_, v| duration(&mut Nanos(0), v);
+    "discovery-keepalive-time" Duration "Not supported; use initial-cluster." => |_, v| duration(&mut Nanos(0), v);
+    "discovery-keepalive-timeout" Duration "Not supported; use initial-cluster." => |_, v| duration(&mut Nanos(0), v);
+    "discovery-insecure-transport" Bool "Not supported; use initial-cluster." => |_, v| boolean(&mut false, v);
+    "discovery-insecure-skip-tls-verify" Bool "Not supported; use initial-cluster." => |_, v| boolean(&mut false, v);
+    "discovery-cert" Text "Not supported; use initial-cluster." => ignored;
+    "discovery-key" Text "Not supported; use initial-cluster." => ignored;
+    "discovery-cacert" Text "Not supported; use initial-cluster." => ignored;
+    "discovery-user" Text "Not supported; use initial-cluster." => ignored;
+    "discovery-password" Text "Not supported; use initial-cluster." => ignored;
     "strict-reconfig-check" Bool "Refuse membership changes that would lose quorum." => |c, v| boolean(&mut c.strict_reconfig_check, v);
     "pre-vote" Bool "Ask before standing for election." => |c, v| boolean(&mut c.pre_vote, v);
     "auto-compaction-mode" Text "'periodic' or 'revision'." => |c, v| text(&mut c.auto_compaction_mode, v);
     "auto-compaction-retention" Text "History to keep (0: all): a duration (hours without a unit) or revisions." => |c, v| text(&mut c.auto_compaction_retention, v);
     "max-learners" Number "Most learners in the cluster." => |c, v| number(&mut c.max_learners, v);
-    "v2-deprecation" Text "" => |_, v| v.split(',').try_for_each(|stage| one_of(&mut String::new(), stage, V2_STAGES));
+    "v2-deprecation" Text "Accepted; the store of API version 2 cannot be reached." => |_, v| v.split(',').try_for_each(|stage| one_of(&mut String::new(), stage, V2_STAGES));
 
     "cert-file" Text "Certificate shown to clients." => |c, v| text(&mut c.client_tls.cert_file, v);
     "key-file" Text "Its key." => |c, v| text(&mut c.client_tls.key_file, v);
@@ -322,21 +344,21 @@ pub(super) static FLAGS: &[Flag] = flags! {
 
     "listen-metrics-urls" List "Where to serve metrics and health apart from clients." => |c, v| urls(&mut c.listen_metrics_urls, v);
     "metrics" Text "'basic' or 'extensive'." => |c, v| text(&mut c.metrics, v);
-    "enable-pprof" Bool "Accepted; there is no Go profiler here." => |c, v| boolean(&mut c.enable_pprof, v);
+    "enable-pprof" Bool "Answer /debug/pprof with 501: there is no Go profiler here." => |c, v| boolean(&mut c.enable_pprof, v);
     "logger" Text "Only 'zap': its line format." => |c, v| text(&mut c.logger, v);
     "log-outputs" List "default, stderr, stdout or paths." => |c, v| list(&mut c.log_outputs, v);
     "log-level" Text "debug, info, warn, error, panic or fatal." => |c, v| text(&mut c.log_level, v);
     "log-format" Text "json or console." => |c, v| text(&mut c.log_format, v);
-    "enable-log-rotation" Bool "Accepted; rotate log files from outside." => |c, v| boolean(&mut c.enable_log_rotation, v);
-    "log-rotation-config-json" Text "" => |c, v| text(&mut c.log_rotation_config_json, v);
+    "enable-log-rotation" Bool "Begin a new file when the only one of log-outputs is full." => |c, v| boolean(&mut c.enable_log_rotation, v);
+    "log-rotation-config-json" Text "When, and what is kept: maxsize (MB), maxage (days), maxbackups, localtime." => |c, v| text(&mut c.log_rotation_config_json, v);
     "warning-unary-request-duration" Duration "Log requests that take longer." => |c, v| duration(&mut c.warning_unary_request_duration, v);
     "warning-apply-duration" Duration "Log entries that take longer to apply." => |c, v| duration(&mut c.warning_apply_duration, v);
     "watch-progress-notify-interval" Duration "Time between progress notifications." => |c, v| duration(&mut c.watch_progress_notify_interval, v);
-    "enable-distributed-tracing" Bool "" => |c, v| boolean(&mut c.enable_distributed_tracing, v);
-    "distributed-tracing-address" Text "" => |c, v| text(&mut c.distributed_tracing_address, v);
-    "distributed-tracing-service-name" Text "" => |c, v| text(&mut c.distributed_tracing_service_name, v);
-    "distributed-tracing-instance-id" Text "" => |c, v| text(&mut c.distributed_tracing_instance_id, v);
-    "distributed-tracing-sampling-rate" Number "" => |c, v| number(&mut c.distributed_tracing_sampling_rate, v);
+    "enable-distributed-tracing" Bool "Accepted; traces are not exported." => |c, v| boolean(&mut c.enable_distributed_tracing, v);
+    "distributed-tracing-address" Text "Accepted; traces are not exported." => |c, v| text(&mut c.distributed_tracing_address, v);
+    "distributed-tracing-service-name" Text "Accepted; traces are not exported." => |c, v| text(&mut c.distributed_tracing_service_name, v);
+    "distributed-tracing-instance-id" Text "Accepted; traces are not exported." => |c, v| text(&mut c.distributed_tracing_instance_id, v);
+    "distributed-tracing-sampling-rate" Number "Accepted; traces are not exported. Up to 1000000." => |c, v| number(&mut c.distributed_tracing_sampling_rate, v);
 
     "corrupt-check-time" Duration "Time between comparisons of all data with the peers (0: never)." => |c, v| duration(&mut c.corrupt_check_time, v);
     "compact-hash-check-time" Duration "Time between comparisons of compaction hashes." => |c, v| duration(&mut c.compact_hash_check_time, v);

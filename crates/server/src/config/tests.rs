@@ -278,24 +278,3 @@ fn takes_the_names_of_3_6() {
     assert!(config.features.initial_corrupt_check);
     assert_eq!(config.watch_progress_interval(), std::time::Duration::from_secs(5));
 }
-
-/// Every flag of the real etcd, as its help lists them, is known here.
-#[test]
-fn knows_every_flag_of_etcd() {
-    let Some(etcd) = std::env::var_os("QUORATE_ETCD_BIN") else {
-        println!("skipped: QUORATE_ETCD_BIN does not name an etcd binary");
-        return;
-    };
-    let output = std::process::Command::new(etcd).arg("--help").output().unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
-    let named = help
-        .lines()
-        .filter_map(|line| line.strip_prefix("  --"))
-        .filter_map(|line| line.split_whitespace().next());
-    // Its help still lists these, but the binary refuses them.
-    let gone = ["discovery", "discovery-proxy"];
-    let missing: Vec<_> = named
-        .filter(|name| !gone.contains(name) && flag::find(name).is_none())
-        .collect();
-    assert!(missing.is_empty(), "{missing:?}");
-}

@@ -47,6 +47,13 @@ pub(super) async fn replica_config(config: &Config, identity: &Identity) -> Resu
             config.name, config.name
         )));
     };
+    let all = config::texts(&members.values().flatten().cloned().collect::<Vec<Url>>());
+    if all.iter().enumerate().any(|(n, url)| all[..n].contains(url)) {
+        return Err(StartError::Bootstrap(format!(
+            "initial cluster {} has duplicate url: each member in --initial-cluster needs peer URLs of its own",
+            config.initial_cluster
+        )));
+    }
     check_own_urls(own, &config.initial_advertise_peer_urls).await?;
     let others: Vec<&Vec<Url>> = members
         .iter()
