@@ -476,8 +476,16 @@ fn untied(request: &[u8], message: Bytes) -> Bytes {
         Ok(SortTarget::Value) => kv.value.to_vec(),
         _ => kv.key.to_vec(),
     };
-    if request.sort_order == 0 && request.sort_target == 0 || request.keys_only && request.sort_target == 4 {
+    if request.sort_order == 0 && request.sort_target == 0 {
         return message;
+    }
+    if request.keys_only && request.sort_target == SortTarget::Value as i32 {
+        // By what the answer does not have.
+        match response.more {
+            true => response.kvs.clear(),
+            false => response.kvs.sort_by(|a, b| a.key.cmp(&b.key)),
+        }
+        return response.encode_to_vec().into();
     }
     if response.more
         && let Some(last) = response.kvs.last().map(by)
