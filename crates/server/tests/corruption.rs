@@ -1,5 +1,5 @@
 //! A member whose data was changed behind its back is found by the leader, which raises the CORRUPT alarm for it; members that agree are left
-//! alone. Members of real etcd take part when QUORATE_ETCD_BIN_DIR names a directory with `etcd`.
+//! alone.
 
 mod cluster;
 
@@ -10,7 +10,7 @@ use proto::etcdserverpb::kv_client::KvClient;
 use proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use proto::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType, CompactionRequest, PutRequest};
 
-use cluster::{Cluster, ours, theirs, until};
+use cluster::{Cluster, ours, until};
 
 const GOOD: &[u8] = b"a value that is long enough to be found: good";
 const BAD: &[u8] = b"a value that is long enough to be found: evil";
@@ -119,12 +119,4 @@ async fn a_changed_record_is_found_by_the_periodic_check() {
 #[tokio::test]
 async fn a_changed_record_is_found_by_hashes_of_compactions() {
     is_found([ours(), ours(), ours()], COMPACTION).await;
-}
-
-#[tokio::test]
-async fn etcd_finds_it_in_our_member_and_we_in_etcds() {
-    let Some(etcd) = theirs() else { return };
-    is_found([etcd.clone(), etcd.clone(), ours()], COMPACTION).await;
-    is_found([ours(), ours(), etcd.clone()], COMPACTION).await;
-    is_found([ours(), etcd.clone(), etcd], PERIODIC).await;
 }
