@@ -138,7 +138,7 @@ impl Generator {
             self.log_in("root");
             self.scripted("Auth/AuthDisable", Some("root"), |_| ());
             self.next.push_back(Op::Reopen(None));
-        } else if self.made % 100 == 0 {
+        } else if self.made.is_multiple_of(100) {
             return Op::Checkpoint;
         } else if self.rng.one_in(700) {
             return Op::Learner;
