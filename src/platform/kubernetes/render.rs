@@ -725,7 +725,7 @@ spec:
   extraArgs: {pre-vote: \"true\"}
   resources: {requests: {cpu: \"1\", memory: 2Gi}, limits: {memory: 2Gi}}
   podTemplate:
-    metadata: {labels: {team: storage, quorate.dev/member: forged}, annotations: {note: hello}}
+    metadata: {labels: {team: storage}, annotations: {note: hello}}
     spec:
       nodeSelector: {disk: ssd}
       tolerations: [{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 60}]
