@@ -158,8 +158,12 @@ pub async fn run(cli: Cli, exe: &Path) -> anyhow::Result<()> {
         }
         Command::Restore(options) => in_pod::restore(&options, &etcdutl(exe)).await,
         Command::Crds => {
-            print!("{}", api::crds::yaml());
-            Ok(())
+            use std::io::Write;
+            match std::io::stdout().write_all(api::crds::yaml().as_bytes()) {
+                // Whoever reads it has seen enough.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+                written => written.context("writing to standard output"),
+            }
         }
         Command::Volume { root, work } => work_on_volume(&work, &root, exe).await,
         Command::Plan { file, dir } => show_plan(&file, &dir, exe).await,

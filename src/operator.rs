@@ -4,7 +4,7 @@
 //! watches   what there is, and whom a change wakes      lease    one operator at a time
 //! workers   one worker per object                       guard    no write without the lease
 //! clusters  the work of a cluster's worker              events   what `kubectl describe` shows
-//! backups   the work of a backup's worker               metrics, http   what it tells about itself
+//! backups   the work of a backup's worker               metrics, http, pulse   what it tells about itself
 //! ```
 //! Invariants:
 //! 1. Nothing is written without a live lease, whoever asks for it (see [`guard`]).
@@ -19,6 +19,7 @@ pub mod guard;
 pub mod http;
 pub mod lease;
 pub mod metrics;
+pub mod pulse;
 pub mod watches;
 pub mod workers;
 
@@ -34,6 +35,7 @@ use kube::client::ClientBuilder;
 use kube::{Api, Client};
 use lease::{Election, Gate, Terms};
 use metrics::{Metrics, Objects};
+use pulse::Pulses;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +47,8 @@ use workers::Workers;
 const GRACE: Duration = Duration::from_secs(20);
 /// Every object is given its worker this often, whatever was missed.
 const SWEEP: Duration = Duration::from_secs(5);
+/// What is done every few seconds has stopped when it was not done for this long.
+const STOPPED: Duration = Duration::from_secs(60);
 
 /// What `quorate operator` is told.
 #[derive(Debug, Clone, Args)]
@@ -100,6 +104,8 @@ pub struct Context {
     pub events: Recorder,
     /// How long to pause.
     pub pauses: Pauses,
+    /// What must go on.
+    pub pulses: Pulses,
 }
 
 /// Runs until `stop` is set; an error when the lease was lost, or when it cannot even begin.
@@ -145,6 +151,7 @@ pub async fn run(mut options: Options, mut stop: watch::Receiver<bool>) -> anyho
         pauses: Pauses {
             calm: Duration::from_secs(options.resync_seconds),
         },
+        pulses: Pulses::default(),
     });
 
     let mut crew = Crew::new(&context, stop.clone());
@@ -237,7 +244,7 @@ impl Crew {
     /// Begins to watch; changes wake workers once [`Crew::work`] was called.
     fn watch(&mut self, context: &Context, client: Client, namespaces: &[String]) -> Watches {
         use std::sync::atomic::Ordering::Acquire;
-        let mut watches = Watches::new(client, namespaces, Arc::clone(&context.metrics));
+        let mut watches = Watches::new(client, namespaces, Arc::clone(&context.metrics), context.pulses.clone());
         let (workers, leads) = (self.clusters.clone(), Arc::clone(&self.leads));
         watches.keep(&context.clusters, move |change| {
             if let Some(object) = change.now.or(change.before)
@@ -292,7 +299,12 @@ impl Crew {
     async fn work(&self, watches: &Watches) {
         watches.ready().await;
         self.leads.store(true, std::sync::atomic::Ordering::Release);
+        let pulse = self
+            .context
+            .pulses
+            .begin("the sweep over all objects".to_owned(), STOPPED);
         loop {
+            pulse.beat();
             self.clusters.sweep(
                 self.context
                     .clusters
@@ -331,7 +343,10 @@ async fn serve(
     };
     let site = http::Site {
         registry: context.metrics.registry(objects),
-        ill: Box::new(|| None),
+        ill: {
+            let pulses = context.pulses.clone();
+            Box::new(move || pulses.stopped())
+        },
         missing: Box::new(missing),
     };
     let task = tokio::spawn(http::serve(listener, Arc::new(site)));

@@ -12,6 +12,7 @@ use quorate::operator::events::Recorder;
 use quorate::operator::guard::Guard;
 use quorate::operator::lease::{Election, Gate, Terms};
 use quorate::operator::metrics::Metrics;
+use quorate::operator::pulse::Pulses;
 use quorate::operator::watches::{Cache, Watches};
 use quorate::platform::Event;
 use std::sync::Arc;
@@ -147,7 +148,12 @@ async fn a_cache_follows_and_the_same_sentence_is_one_event() {
     let changes = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&changes);
     let namespaces = [cluster.namespace.clone()];
-    let mut watches = Watches::new(cluster.client.clone(), &namespaces, Arc::new(Metrics::default()));
+    let mut watches = Watches::new(
+        cluster.client.clone(),
+        &namespaces,
+        Arc::new(Metrics::default()),
+        Pulses::default(),
+    );
     watches.keep(&cache, move |_| {
         count.fetch_add(1, Ordering::SeqCst);
     });

@@ -24,6 +24,8 @@ use tokio::time::Instant;
 
 /// No round takes longer: what hangs is given up, and what it was about is looked at anew.
 const ROUND_MAX: Duration = Duration::from_secs(900);
+/// A round that was not given up by then does not even yield.
+const ROUND_STUCK: Duration = Duration::from_secs(960);
 /// The first pause after a round that failed, and the longest.
 const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -57,9 +59,12 @@ async fn attend(context: Arc<Context>, key: Key, mut pace: Pace) {
             Some(current) if current.uid == uid => current,
             _ => Attended::new(&context, &key, &object),
         };
+        let sleeps = object.spec.replicas == 0;
         let begun = Instant::now();
+        let pulse = context.pulses.begin(format!("the round of {key}"), ROUND_STUCK);
         let result = tokio::time::timeout(ROUND_MAX, current.once(&context, object)).await;
         let result = result.unwrap_or_else(|_| Err(format!("the round took longer than {ROUND_MAX:?}")));
+        drop(pulse);
         context.metrics.round(word(&result), begun.elapsed());
         let (pause, least) = match result {
             Ok(Some(round)) if round.released => {
@@ -68,7 +73,7 @@ async fn attend(context: Arc<Context>, key: Key, mut pace: Pace) {
             }
             Ok(round) => {
                 failures = 0;
-                (context.pauses.after(round.as_ref()), Duration::ZERO)
+                (context.pauses.after(round.as_ref(), sleeps), Duration::ZERO)
             }
             Err(message) => {
                 let pause = (AFTER_FAILURE.0 * 2u32.saturating_pow(failures.min(6))).min(AFTER_FAILURE.1);
@@ -108,8 +113,10 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    fn after(&self, round: Option<&Round>) -> Duration {
+    fn after(&self, round: Option<&Round>, sleeps: bool) -> Duration {
         match round {
+            // There is no member to ask.
+            Some(round) if round.settled && sleeps => self.calm * 10,
             Some(round) if round.settled => self.calm,
             Some(round) => round.recheck,
             None => self.calm,

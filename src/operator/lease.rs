@@ -140,7 +140,9 @@ impl Election {
     pub async fn win(&mut self) {
         let mut other = String::new();
         loop {
-            match self.reach().await {
+            let reached = tokio::time::timeout(self.terms.deadline, self.reach()).await;
+            let reached = reached.map_or_else(|_| Err("no answer".to_owned()), |it| it.map_err(|e| e.to_string()));
+            match reached {
                 Ok(true) => return,
                 Ok(false) => {
                     let holder = self.seen.as_ref().map(|(record, _)| record.holder.clone());
@@ -150,7 +152,11 @@ impl Election {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, lease = self.terms.name, "cannot reach for the lease; trying again");
+                    tracing::warn!(
+                        error,
+                        lease = self.terms.name,
+                        "cannot reach for the lease; trying again"
+                    );
                 }
             }
             tokio::time::sleep(self.terms.retry).await;

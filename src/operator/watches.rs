@@ -8,6 +8,7 @@
 //! 3. Of owned objects nothing is kept: they wake the worker of whom they belong to, which looks for itself.
 
 use super::metrics::Metrics;
+use super::pulse::Pulses;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -29,6 +30,10 @@ use tokio_stream::StreamExt;
 const WATCH_SECONDS: u32 = 60;
 /// After this long everything is listed anew, so that an event that was lost is made good.
 const RELIST: Duration = Duration::from_secs(600);
+/// All are not listed anew at one moment, but within this time.
+const SPREAD: Duration = Duration::from_secs(60);
+/// The longest wait before a watch that failed is tried again, and then some.
+const TRIED: Duration = Duration::from_secs(180);
 /// What the operator made.
 const OWNED: &str = "app.kubernetes.io/managed-by=quorate";
 
@@ -137,17 +142,19 @@ pub struct Watches {
     client: Client,
     namespaces: Vec<String>,
     metrics: Arc<Metrics>,
+    pulses: Pulses,
     missing: Arc<Mutex<BTreeSet<String>>>,
     tasks: JoinSet<()>,
 }
 
 impl Watches {
     /// Watches of these namespaces; of all, when none is named.
-    pub fn new(client: Client, namespaces: &[String], metrics: Arc<Metrics>) -> Watches {
+    pub fn new(client: Client, namespaces: &[String], metrics: Arc<Metrics>, pulses: Pulses) -> Watches {
         Watches {
             client,
             namespaces: namespaces.to_vec(),
             metrics,
+            pulses,
             missing: Arc::default(),
             tasks: JoinSet::new(),
         }
@@ -185,6 +192,7 @@ impl Watches {
                 cache: Some(cache.clone()),
                 changed: changed.clone(),
                 metrics: Arc::clone(&self.metrics),
+                pulses: self.pulses.clone(),
                 missing: Arc::clone(&self.missing),
             };
             self.tasks.spawn(follower.follow(api, watcher::Config::default()));
@@ -220,6 +228,7 @@ impl Watches {
                     }
                 },
                 metrics: Arc::clone(&self.metrics),
+                pulses: self.pulses.clone(),
                 missing: Arc::clone(&self.missing),
             };
             self.tasks
@@ -257,6 +266,7 @@ struct Follower<K, F> {
     cache: Option<Cache<K>>,
     changed: F,
     metrics: Arc<Metrics>,
+    pulses: Pulses,
     missing: Arc<Mutex<BTreeSet<String>>>,
 }
 
@@ -268,17 +278,21 @@ where
     async fn follow(self, api: Api<K>, config: watcher::Config) {
         let config = config.timeout(WATCH_SECONDS).page_size(100);
         let mut trouble = String::new();
+        let what = format!("the watch of {}", self.name);
+        // Whatever happens, everything is listed anew after a while, and a list is read or fails.
+        let pulse = self.pulses.begin(what, RELIST + SPREAD + TRIED);
         loop {
             let mut events = pin!(watcher(api.clone(), config.clone()).default_backoff());
             let mut seen = BTreeSet::new();
             // Not all kinds at one moment.
-            let spread = Duration::from_millis(rand::random_range(0..60_000));
+            let spread = Duration::from_millis(rand::random_range(0..60_000)).min(SPREAD);
             let mut again = pin!(tokio::time::sleep(RELIST + spread));
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
                     () = &mut again => break,
                 };
+                pulse.beat();
                 match event {
                     Some(Ok(event)) => {
                         trouble.clear();
