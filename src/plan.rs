@@ -168,6 +168,7 @@ fn decide(look: &look::Look<'_>, journal: &mut Journal) -> Next {
     None.or_else(|| power::hands_off(look))
         .or_else(|| power::delete(look))
         .or_else(|| power::hibernate(look))
+        .or_else(|| rollout::cure(look))
         .or_else(|| bootstrap::decide(look, journal))
         .or_else(|| power::start(look, journal))
         .or_else(|| recovery::decide(look, journal))

@@ -181,10 +181,11 @@ impl Told {
 fn ensure_word(ensure: &Ensure) -> &'static str {
     match ensure {
         Ensure::Certificates { .. } => "certificates",
+        Ensure::UnboundVolumes => "volumes",
         Ensure::PeerService => "the Service of the peers",
         Ensure::ClientService(_) => "the Service of the clients",
-        Ensure::DisruptionBudget { .. } => "the disruption budget",
-        Ensure::NetworkPolicy => "the network policy",
+        Ensure::DisruptionBudget { .. } | Ensure::NoDisruptionBudget => "the disruption budget",
+        Ensure::NetworkPolicy | Ensure::NoNetworkPolicy => "the network policy",
     }
 }
 

@@ -218,11 +218,6 @@ pub fn check_change(old: &EtcdClusterSpec, new: &EtcdClusterSpec) -> Vec<FieldEr
         "storage.storageClassName cannot be changed, volumes keep their class: write the former value, or create a new EtcdCluster and restore a backup into it",
     );
     check.must(
-        old.storage.medium == new.storage.medium,
-        "spec.storage.medium",
-        "storage.medium cannot be changed: create a new EtcdCluster and restore a backup into it",
-    );
-    check.must(
         old.tls.insecure == new.tls.insecure,
         "spec.tls.insecure",
         "tls.insecure cannot be changed, members with and without TLS do not understand each other: create a new EtcdCluster and restore a backup into it",
@@ -293,9 +288,9 @@ fn wanted_spec(check: &mut Check, spec: &EtcdClusterSpec) -> plan::Wanted {
         );
     }
     check.must(
-        !storage.in_memory || spec.replicas > 0,
-        "spec.replicas",
-        "storage.medium: Memory cannot hibernate (replicas: 0): stopped members would lose all data",
+        spec.storage.medium == spec::Medium::Volume,
+        "spec.storage.medium",
+        "storage.medium: Memory is not supported: a member that restarts would lose its data and its identity; write Volume or leave it out",
     );
     extra_args(check, &spec.extra_args);
     pod_template(check, spec.pod_template.as_ref());
@@ -457,7 +452,6 @@ fn storage(check: &mut Check, storage: &spec::Storage) -> plan::Storage {
     plan::Storage {
         size_bytes: check.bytes("spec.storage.size", &storage.size),
         class: storage.storage_class_name.clone(),
-        in_memory: storage.medium == spec::Medium::Memory,
         reclaim: match storage.reclaim_policy {
             spec::ReclaimPolicy::Retain => plan::Reclaim::Retain,
             spec::ReclaimPolicy::Delete => plan::Reclaim::Delete,

@@ -41,6 +41,9 @@ use super::status::EtcdClusterStatus;
     printcolumn(json_path = ".status.plan.nextAction", name = "Next", type_ = "string", priority = 1),
     printcolumn(json_path = ".status.plan.blockedBy", name = "Blocked by", type_ = "string", priority = 1),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
+    // Until the cluster has begun no volume holds anything, and a class that does not exist can be put right.
+    validation = Rule::new("!has(self.status) || !has(self.status.clusterID) || (has(self.spec.storage.storageClassName) == has(oldSelf.spec.storage.storageClassName) && (!has(self.spec.storage.storageClassName) || self.spec.storage.storageClassName == oldSelf.spec.storage.storageClassName))")
+        .message("storage.storageClassName cannot be changed, volumes keep their class: write the former value, or create a new EtcdCluster and restore a backup into it"),
     validation = Rule::new("self.metadata.name.size() <= 40")
         .message("metadata.name may have at most 40 characters: member names, Services and certificates are derived from it"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
@@ -56,8 +59,6 @@ use super::status::EtcdClusterStatus;
         .message("storage.size must be at least 1.5 times options.quotaBackendBytes (2 times with engine etcd, whose defragmentation copies the database): raise storage.size or lower the quota"),
     validation = Rule::new("self.repair.mode != 'Manual' || self.recovery.mode == 'Manual'")
         .message("with repair.mode: Manual write recovery.mode: Manual as well: a cluster that may not replace a member by itself may not replace most of them"),
-    validation = Rule::new("self.storage.medium != 'Memory' || self.replicas > 0")
-        .message("storage.medium: Memory cannot hibernate (replicas: 0), since stopped members would lose all data: keep one member or more"),
     validation = Rule::new(VERSION_RULE).message(VERSION_MESSAGE),
     validation = Rule::new("has(self.clusterDomain) == has(oldSelf.clusterDomain) && (!has(self.clusterDomain) || self.clusterDomain == oldSelf.clusterDomain)")
         .message("clusterDomain cannot be changed, members are registered under it: write the former value, or create a new EtcdCluster and restore a backup into it"),
@@ -187,12 +188,6 @@ pub enum ImagePullPolicy {
 /// A member's volume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
-        .message("storage.storageClassName cannot be changed, volumes keep their class: write the former value, or create a new EtcdCluster and restore a backup into it"),
-    validation = Rule::new("self.medium == oldSelf.medium")
-        .message("storage.medium cannot be changed: create a new EtcdCluster and restore a backup into it"),
-)]
 pub struct Storage {
     /// Size; may grow, never shrink.
     #[serde(default = "defaults::storage_size")]
@@ -203,8 +198,10 @@ pub struct Storage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub storage_class_name: Option<String>,
-    /// `Volume` keeps data on a volume; `Memory` in memory only: a stopped member is then a lost one.
+    /// Where data is kept: on a `Volume`. `Memory` is refused, since a member's identity is kept with its data.
     #[serde(default)]
+    #[x_kube(validation = Rule::new("self == 'Volume'")
+        .message("storage.medium: Memory is not supported: a member that restarts would lose its data and its identity; write Volume or leave it out"))]
     pub medium: Medium,
     /// What becomes of the volume of a member that was replaced or scaled in.
     #[serde(default)]

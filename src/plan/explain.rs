@@ -57,6 +57,7 @@ pub fn explain(plan: &Plan) -> String {
                 line("ensures:", &format!("at most {max_unavailable} voters evicted at once"));
             }
             Ensure::NetworkPolicy => line("ensures:", "network policies"),
+            Ensure::UnboundVolumes | Ensure::NoDisruptionBudget | Ensure::NoNetworkPolicy => {}
         }
     }
     for member in &plan.status.members {

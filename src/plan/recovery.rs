@@ -187,6 +187,8 @@ fn wait_for_members(look: &Look<'_>, case: &Case<'_>) -> Next {
     };
     let why = looping.unwrap_or_else(|| match case.voters {
         0 => starting().unwrap_or(Reason::ClusterUnreachable),
+        // Nobody is missing: what the one waits for that does not serve yet says more.
+        _ if case.missing(look).is_empty() => starting().unwrap_or_else(|| case.lost(look)),
         _ => case.lost(look),
     });
     Next::Wait { why, recheck: RECHECK }

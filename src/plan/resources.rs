@@ -17,6 +17,8 @@ pub enum Ensure {
         /// The members that need certificates of their own.
         members: Vec<String>,
     },
+    /// Volumes that wait for storage of a class that is not wanted any more are given up: nothing is on them.
+    UnboundVolumes,
     /// The headless Service under which members find each other, before they are ready.
     PeerService,
     /// The Service (or endpoints file) for clients.
@@ -28,8 +30,12 @@ pub enum Ensure {
         /// The same the other way round: voters that must stay, counted from the larger of what votes and what is wanted.
         min_available: u32,
     },
+    /// None, since none is wanted any more.
+    NoDisruptionBudget,
     /// Clients of the namespace and the operator reach 2379, members 2380, monitoring 2381.
     NetworkPolicy,
+    /// None, since none is wanted any more.
+    NoNetworkPolicy,
 }
 
 /// What must exist for `wanted`; nothing when the cluster is being deleted.
@@ -42,6 +48,7 @@ pub fn ensure(wanted: &Wanted, observed: &Observed) -> Vec<Ensure> {
             tls: wanted.tls.clone(),
             members: observed.members.iter().map(|m| m.name.clone()).collect(),
         },
+        Ensure::UnboundVolumes,
         Ensure::PeerService,
         Ensure::ClientService(wanted.client_service.clone()),
     ];
@@ -57,10 +64,13 @@ pub fn ensure(wanted: &Wanted, observed: &Observed) -> Vec<Ensure> {
             max_unavailable,
             min_available,
         });
+    } else {
+        all.push(Ensure::NoDisruptionBudget);
     }
-    if wanted.network_policy {
-        all.push(Ensure::NetworkPolicy);
-    }
+    all.push(match wanted.network_policy {
+        true => Ensure::NetworkPolicy,
+        false => Ensure::NoNetworkPolicy,
+    });
     all
 }
 

@@ -4,7 +4,8 @@
 //! Invariants:
 //! - A member that serves is restarted only while everybody else is healthy, caught up and has been so for
 //!   `updateStrategy.minReadySeconds`. A bad change therefore stops at the first member.
-//! - A member that does not serve is restarted at once: it takes nothing away, and the change may be its cure.
+//! - A member that does not serve is restarted at once: it takes nothing away, and the change may be its cure. That holds
+//!   without a quorum, too.
 
 use std::time::Duration;
 
@@ -20,6 +21,31 @@ pub(super) fn decide(look: &Look<'_>) -> Option<Next> {
         return None;
     }
     expand(look).or_else(|| roll(look))
+}
+
+/// Without a quorum: a member that waits, or keeps ending, with settings that are not wanted any more is stopped. It then
+/// starts with those that are; a cluster that cannot begin for want of an image is cured by another image.
+pub(super) fn cure(look: &Look<'_>) -> Option<Next> {
+    if look.quorate || look.observed.journal.recovery.is_some() || !look.wanted.update.rolling {
+        return None;
+    }
+    let template = resources::template(look.wanted);
+    let member = look.observed.members.iter().find(|m| {
+        let idle = match &m.process {
+            Process::Pending { .. } => true,
+            Process::Exited { restarts, .. } => *restarts > 1,
+            Process::Absent | Process::Running { .. } | Process::Unknown { .. } => false,
+        };
+        idle && m.answer.is_none() && m.template.as_ref().is_some_and(|t| *t != template)
+    })?;
+    Some(Next::Take {
+        step: Step::StopMember {
+            member: look.reference(member),
+        },
+        why: Reason::Outdated {
+            member: member.name.clone(),
+        },
+    })
 }
 
 /// Volumes grow in place, without a restart.

@@ -87,8 +87,6 @@ pub struct Storage {
     pub size_bytes: u64,
     /// Storage class; none is the platform's default.
     pub class: Option<String>,
-    /// True keeps data in memory only (`medium: Memory`): a stopped member is a lost one.
-    pub in_memory: bool,
     /// What becomes of a volume whose member was replaced or scaled in.
     pub reclaim: Reclaim,
     /// How long a retired volume is kept with [`Reclaim::Retain`].
@@ -355,7 +353,6 @@ impl Wanted {
             storage: Storage {
                 size_bytes: 16 * GIB,
                 class: None,
-                in_memory: false,
                 reclaim: Reclaim::Retain,
                 retain_for: HOUR * 24,
             },

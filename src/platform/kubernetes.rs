@@ -6,7 +6,7 @@
 //! observe  one look                            volume        what runs inside those pods
 //! record   the journal and the volumes         certificates  Secrets with TLS material, and their rotation
 //! apply    write objects, never another's      probe         whom a member trusts
-//!                                              status        publish
+//! claims   claims that were never bound        status        publish
 //! ```
 //! Invariants:
 //! 1. Whose an object is, is told by the uid of its owner reference; a volume has none (nothing may cascade to data) and
@@ -17,6 +17,7 @@
 
 mod apply;
 mod certificates;
+mod claims;
 pub mod names;
 mod observe;
 mod probe;
@@ -232,6 +233,7 @@ impl Cluster {
                 // The one member that a plan is about to create gets its Secret in the round that starts it.
                 self.ensure_certificates(wanted, tls, members).await
             }
+            Ensure::UnboundVolumes => self.give_up_claims(wanted).await,
             Ensure::PeerService => {
                 let service = self.render(wanted, &names).peer_service();
                 let api: Api<Service> = self.api();
@@ -246,6 +248,14 @@ impl Cluster {
                 let budget = self.render(wanted, &names).disruption_budget(*min_available);
                 let api: Api<PodDisruptionBudget> = self.api();
                 self.applied.apply(&api, &budget, &wanted.uid).await
+            }
+            Ensure::NoDisruptionBudget => {
+                let api: Api<PodDisruptionBudget> = self.api();
+                self.applied.absent(&api, names.own(), &wanted.uid).await
+            }
+            Ensure::NoNetworkPolicy => {
+                let api: Api<NetworkPolicy> = self.api();
+                self.applied.absent(&api, names.own(), &wanted.uid).await
             }
             Ensure::NetworkPolicy => {
                 let policy = self.render(wanted, &names).network_policy();
@@ -295,10 +305,11 @@ impl Platform for Cluster {
     async fn ensure(&mut self, wanted: &Wanted, what: &Ensure) -> Result<(), Error> {
         let key = match what {
             Ensure::Certificates { .. } => "certificates",
+            Ensure::UnboundVolumes => "PersistentVolumeClaims",
             Ensure::PeerService => "peer Service",
             Ensure::ClientService(_) => "client Service",
-            Ensure::DisruptionBudget { .. } => "PodDisruptionBudget",
-            Ensure::NetworkPolicy => "NetworkPolicy",
+            Ensure::DisruptionBudget { .. } | Ensure::NoDisruptionBudget => "PodDisruptionBudget",
+            Ensure::NetworkPolicy | Ensure::NoNetworkPolicy => "NetworkPolicy",
         };
         match self.ensure_object(wanted, what).await {
             Ok(()) => {

@@ -229,7 +229,10 @@ impl Platform for LocalCluster {
             Ensure::PeerService
             | Ensure::ClientService(_)
             | Ensure::DisruptionBudget { .. }
-            | Ensure::NetworkPolicy => Ok(()),
+            | Ensure::UnboundVolumes
+            | Ensure::NoDisruptionBudget
+            | Ensure::NetworkPolicy
+            | Ensure::NoNetworkPolicy => Ok(()),
         }
     }
 

@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-/// An object that needs nothing is looked at again this often.
-const LOOK_EVERY: Duration = Duration::from_secs(20);
+/// An object that needs nothing is looked at again this often, should nobody have told that it changed.
+pub const LOOK_EVERY: Duration = Duration::from_secs(300);
 
 /// What was applied, so that it is not applied again.
 #[derive(Debug, Default)]
@@ -30,14 +30,44 @@ struct Known {
     hash: String,
     resource_version: String,
     at: Instant,
+    /// Somebody may have changed it since.
+    doubtful: bool,
 }
 
 impl Applied {
     /// Something happened to objects of the cluster: look at them at the next call.
     pub fn look_again(&mut self) {
         for known in self.known.values_mut() {
-            known.resource_version.clear();
+            known.doubtful = true;
         }
+    }
+
+    /// Makes sure that there is no object of this name that is ours. `owner` is the uid of the cluster.
+    pub async fn absent<K>(&mut self, api: &Api<K>, name: &str, owner: &str) -> Result<(), Failure>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+    {
+        let key = format!("{}/{name}", K::kind(&()));
+        if let Some(known) = self.known.get(&key)
+            && known.hash.is_empty()
+            && !known.doubtful
+            && known.at.elapsed() < LOOK_EVERY
+        {
+            return Ok(());
+        }
+        if let Some(live) = api.get_metadata_opt(name).await?
+            && is_ours(&live, owner)
+        {
+            delete(api, &live, None).await?;
+        }
+        let known = Known {
+            hash: String::new(),
+            resource_version: String::new(),
+            at: Instant::now(),
+            doubtful: false,
+        };
+        self.known.insert(key, known);
+        Ok(())
     }
 
     /// Makes sure that `object` is there as it is given. `owner` is the uid of the cluster.
@@ -50,7 +80,7 @@ impl Applied {
         let hash = short_hash(&serde_json::to_string(object).unwrap_or_default());
         if let Some(known) = self.known.get(&key)
             && known.hash == hash
-            && !known.resource_version.is_empty()
+            && !known.doubtful
             && known.at.elapsed() < LOOK_EVERY
         {
             return Ok(());
@@ -84,6 +114,7 @@ impl Applied {
             hash,
             resource_version: stored.resource_version().unwrap_or_default(),
             at: Instant::now(),
+            doubtful: false,
         };
         self.known.insert(key, known);
         Ok(())
@@ -136,7 +167,7 @@ pub fn must_be_ours<K: Resource<DynamicType = ()>>(object: &K, owner: &str) -> R
 }
 
 /// Deletes what was looked at, and nothing else. That it is gone already is fine.
-pub async fn delete<K>(api: &Api<K>, seen: &K, grace: Option<u32>) -> Result<(), Failure>
+pub async fn delete<K>(api: &Api<K>, seen: &impl ResourceExt, grace: Option<u32>) -> Result<(), Failure>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {

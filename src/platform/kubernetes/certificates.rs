@@ -24,7 +24,8 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A Secret is read again after this long.
+/// A Secret of somebody else is read again after this long. Changes of our own wake whoever watches (see
+/// [`Secrets::look_again`]); they are read again now and then all the same.
 const READ_EVERY: Duration = Duration::from_secs(20);
 /// A kubelet brings a changed Secret into a pod within this time (its sync period and the life of its cache), and
 /// programs that look at their files have then looked.
@@ -540,11 +541,14 @@ impl Cluster {
 
     /// A Secret, read again now and then.
     async fn secret(&mut self, name: &str) -> Result<Option<Secret>, Failure> {
-        if let Some((secret, at)) = self.secrets.known.get(name)
-            && secret.is_some()
-            && at.elapsed() < READ_EVERY
-        {
-            return Ok(secret.clone());
+        if let Some((Some(secret), at)) = self.secrets.known.get(name) {
+            let every = match secret.owner_references().is_empty() {
+                true => READ_EVERY,
+                false => apply::LOOK_EVERY,
+            };
+            if at.elapsed() < every {
+                return Ok(Some(secret.clone()));
+            }
         }
         let secret = self.api::<Secret>().get_opt(name).await?;
         self.secrets

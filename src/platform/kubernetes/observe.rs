@@ -8,6 +8,7 @@
 use super::names::{CLUSTER, CLUSTER_UID, INITIAL_STATE, MEMBER, Names, ROLE, TEMPLATE};
 use super::record::{Note, Record};
 use super::render::Render;
+use super::steps::unbound;
 use super::{Cluster, Failure, apply};
 use crate::api::convert;
 use crate::api::schedule::parse_rfc3339;
@@ -17,10 +18,11 @@ use crate::platform::Platform;
 use crate::platform::ask::ask;
 use crate::platform::local::records::{OriginRecord, Refusal};
 use k8s_openapi::api::core::v1::{ContainerStatus, Node as ApiNode, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +39,8 @@ pub struct Places {
     nodes: BTreeMap<String, (NodeState, Instant)>,
     /// The host that a volume is bound to, by the volume's name.
     bound: BTreeMap<String, Option<String>>,
+    /// Storage classes that are there.
+    classes: BTreeSet<String>,
     /// Cannot be read, told once.
     refused: Option<String>,
 }
@@ -218,7 +222,12 @@ impl Cluster {
             .or_else(|| host.clone())
             .unwrap_or_default();
         let state = self.node_state(&node_name, at).await;
-        let process = process_of(pod, state, at);
+        let mut process = process_of(pod, state, at);
+        if let (Process::Pending { why, .. }, Some(claim)) = (&mut process, claim.filter(|claim| unbound(claim)))
+            && let Some(cause) = self.why_unbound(claim).await
+        {
+            *why = cause;
+        }
         let note = &kept.note;
         let size = claim
             .and_then(|claim| {
@@ -363,6 +372,33 @@ impl Cluster {
         })
     }
 
+    /// Why a claim cannot be bound, where that is for its owner to put right; the scheduler does not say.
+    async fn why_unbound(&mut self, claim: &PersistentVolumeClaim) -> Option<String> {
+        let class = claim.spec.as_ref()?.storage_class_name.clone();
+        let Some(class) = class.filter(|class| !class.is_empty()) else {
+            return Some("there is no default StorageClass: name one in spec.storage.storageClassName".to_owned());
+        };
+        if self.places.classes.contains(&class) {
+            return None;
+        }
+        match Api::<StorageClass>::all(self.client.clone())
+            .get_metadata_opt(&class)
+            .await
+        {
+            Ok(Some(_)) => {
+                self.places.classes.insert(class);
+                None
+            }
+            Ok(None) => Some(format!(
+                "StorageClass {class:?} does not exist: create it, or name another in spec.storage.storageClassName"
+            )),
+            Err(error) => {
+                tracing::debug!(class, %error, "cannot read a StorageClass");
+                None
+            }
+        }
+    }
+
     /// The host that a bound volume can only be used on.
     async fn bound_host(&mut self, claim: &PersistentVolumeClaim) -> Option<String> {
         let name = claim
@@ -376,6 +412,7 @@ impl Cluster {
         }
         match Api::<PersistentVolume>::all(self.client.clone()).get_opt(&name).await {
             Ok(Some(volume)) => {
+                self.places.refused = None;
                 let host = host_of(&volume);
                 self.places.bound.insert(name, host.clone());
                 host
@@ -407,8 +444,10 @@ impl Cluster {
             return *state;
         }
         let state = match self.node(name).await {
-            Ok(Some(node)) => state_of(&node, at),
-            Ok(None) => NodeState::Deleted,
+            Ok(found) => {
+                self.places.refused = None;
+                found.map_or(NodeState::Deleted, |node| state_of(&node, at))
+            }
             Err(error) => {
                 self.places.refused = Some(format!(
                     "cannot read Node {name}, so a lost node is not told from a member that merely does not answer: {error}"
@@ -516,8 +555,11 @@ pub fn process_of(pod: Option<&Pod>, node: NodeState, at: Timestamp) -> Process 
     let status = pod.status.clone().unwrap_or_default();
     let made = created(pod);
     let scheduled = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-    if let (NodeState::NotReady(since), true) = (node, scheduled) {
-        return Process::Unknown { since };
+    match node {
+        NodeState::NotReady(since) if scheduled => return Process::Unknown { since },
+        // What its status says is what a kubelet said once; to wait for one to confirm its end would be in vain.
+        NodeState::Deleted | NodeState::OutOfService if scheduled => return Process::Unknown { since: at },
+        NodeState::Ready | NodeState::NotReady(_) | NodeState::Deleted | NodeState::OutOfService => {}
     }
     if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
         let ended = container_of(pod).and_then(|container| container.state.as_ref()?.terminated.clone());
@@ -815,6 +857,9 @@ status:
     fn nothing_is_known_of_a_pod_on_a_silent_node() {
         let since = Timestamp(5);
         assert_eq!(process(LOOPING, NodeState::NotReady(since)), Process::Unknown { since });
+        for gone in [NodeState::Deleted, NodeState::OutOfService] {
+            assert_eq!(process(LOOPING, gone), Process::Unknown { since: NOW });
+        }
     }
 
     #[test]

@@ -32,6 +32,13 @@ const REPORT: Duration = Duration::from_secs(30);
 /// A pod that is resized in place has its new size within this time, or is restarted.
 const RESIZE: Duration = Duration::from_secs(20);
 
+/// No storage was ever given to this claim, so that nothing can be on it.
+pub(super) fn unbound(claim: &PersistentVolumeClaim) -> bool {
+    let named = |claim: &PersistentVolumeClaim| claim.spec.as_ref().and_then(|spec| spec.volume_name.clone());
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+    named(claim).is_none_or(|name| name.is_empty()) && phase.is_none_or(|phase| phase == "Pending")
+}
+
 impl Cluster {
     pub(super) async fn step(&mut self, wanted: &Wanted, step: &Step) -> Result<(), Error> {
         let refused = |why: String| Error::Refused {
