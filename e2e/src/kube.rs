@@ -11,12 +11,15 @@ mod cluster;
 mod definitions;
 mod install;
 mod lab;
+mod loss;
+mod mistakes;
+mod operator;
 mod other;
 mod removal;
 mod repair;
 
 use crate::load::{Load, Target};
-use crate::report::Report;
+use crate::report::{Report, spread};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use cluster::Cluster;
@@ -39,6 +42,12 @@ pub struct Options {
     /// Archives of the images.
     #[arg(long, default_value = "target/images")]
     images: PathBuf,
+    /// How often that which is quick is done: a pod deleted, a container killed, a volume deleted.
+    #[arg(long, default_value_t = 1)]
+    times: usize,
+    /// Cases that are left out.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    without: Vec<Case>,
     /// The cluster runs already, with its images, and stays.
     #[arg(long)]
     running: bool,
@@ -75,30 +84,56 @@ enum Case {
     AllPodsDeleted,
     /// A flag is changed: one member at a time.
     FlagChanged,
+    /// Requests are changed, in place.
+    Resources,
+    /// An image that does not exist is rolled, and taken back.
+    BadRoll,
     /// Three members become five and three again.
     Scale,
     /// Leaf certificates are renewed under connections that stay.
     Certificates,
-    /// The operator is killed while members are added.
-    OperatorKilled,
-    /// Zero members, and three again with the same content.
-    Hibernate,
-    /// The node of a member is cut off, with its volume.
-    NodeCut,
-    /// What the operator did so far needed no right that it does not have, and it has none that is not written down.
-    Rights,
+    /// The disruption budget and the network policy are switched off and on.
+    SwitchedOff,
     /// Objects with our labels and another owner.
     ForeignObjects,
+    /// The operator is killed while members are added.
+    OperatorKilled,
+    /// The operator's process stands still.
+    OperatorFrozen,
+    /// Zero members, and three again with the same content.
+    Hibernate,
+    /// Images, storage classes and sizes that do not exist.
+    BadSpecs,
+    /// Names at their limit, and names of somebody else.
+    Names,
+    /// Volumes grow.
+    VolumesGrow,
     /// A namespace is deleted, and the same cluster made again.
     NamespaceDeleted,
     /// deletionPolicy, each of its values.
     DeletionPolicies,
     /// Members of real etcd.
     EngineEtcd,
-    /// An operator that is allowed one namespace.
-    OneNamespace,
+    /// Authorities are replaced; begun with the first case, beside all before this one.
+    AuthorityRotation,
+    /// The node of a member is cut off, with its volume.
+    NodeCut,
+    /// A node loses power and is deleted.
+    NodeDeleted,
+    /// A node loses power and is tainted as out of service.
+    NodeOutOfService,
     /// What the writer was told is what the cluster holds.
     Acknowledged,
+    /// Two of three nodes are lost for good.
+    QuorumLost,
+    /// What the operator did so far needed no right that it does not have, and it has none that is not written down.
+    Rights,
+    /// A cluster in order costs no write.
+    Settled,
+    /// An operator that is allowed one namespace.
+    OneNamespace,
+    /// Thirty clusters that live and two hundred that hibernate.
+    Many,
 }
 
 /// What the cases share.
@@ -106,6 +141,9 @@ struct Suite {
     lab: Lab,
     /// The cluster that most cases happen to, and the writer on it.
     main: Option<(Cluster, Load)>,
+    /// What runs beside other cases.
+    beside: Option<tokio::task::JoinHandle<anyhow::Result<String>>>,
+    times: usize,
 }
 
 impl Suite {
@@ -117,7 +155,7 @@ impl Suite {
             let load = Load::start(
                 Target::Fixed(access),
                 "e2e/",
-                Duration::from_millis(25),
+                Duration::from_millis(10),
                 Duration::from_secs(3),
             )?;
             load.mark();
@@ -144,16 +182,19 @@ impl Suite {
             }
             Case::Rights => install::rights(&lab).await,
             Case::PodDeleted => {
+                let times = self.times;
                 let (cluster, load) = self.main().await?;
-                repair::pod_deleted(cluster, load).await
+                repeated(times, async |time| repair::pod_deleted(cluster, load, time).await).await
             }
             Case::ContainerKilled => {
+                let times = self.times;
                 let (cluster, load) = self.main().await?;
-                repair::container_killed(cluster, load).await
+                repeated(times, async |time| repair::container_killed(cluster, load, time).await).await
             }
             Case::VolumeDeleted => {
+                let times = self.times;
                 let (cluster, load) = self.main().await?;
-                repair::volume_deleted(cluster, load).await
+                repeated(times, async |time| repair::volume_deleted(cluster, load, time).await).await
             }
             Case::AllPodsDeleted => {
                 let (cluster, load) = self.main().await?;
@@ -187,6 +228,40 @@ impl Suite {
                 let (cluster, _) = self.main().await?;
                 removal::foreign_objects(cluster).await
             }
+            Case::Resources => {
+                let (cluster, load) = self.main().await?;
+                change::resources(cluster, load).await
+            }
+            Case::BadRoll => {
+                let (cluster, load) = self.main().await?;
+                mistakes::bad_roll(cluster, load).await
+            }
+            Case::SwitchedOff => {
+                let (cluster, _) = self.main().await?;
+                mistakes::switched_off(cluster).await
+            }
+            Case::OperatorFrozen => {
+                let (cluster, _) = self.main().await?;
+                operator::frozen(cluster).await
+            }
+            Case::NodeDeleted => {
+                let (cluster, load) = self.main().await?;
+                loss::node_lost(cluster, load, loss::Lost::Deleted).await
+            }
+            Case::NodeOutOfService => {
+                let (cluster, load) = self.main().await?;
+                loss::node_lost(cluster, load, loss::Lost::OutOfService).await
+            }
+            Case::AuthorityRotation => match self.beside.take() {
+                Some(task) => task.await?,
+                None => change::authority_rotation(lab).await,
+            },
+            Case::BadSpecs => mistakes::bad_specs(&lab).await,
+            Case::Names => mistakes::names(&lab).await,
+            Case::VolumesGrow => mistakes::volumes_grow(&lab).await,
+            Case::QuorumLost => loss::quorum_lost(&lab).await,
+            Case::Settled => operator::settled(&lab).await,
+            Case::Many => operator::many(&lab).await,
             Case::NamespaceDeleted => removal::namespace_deleted(&lab).await,
             Case::DeletionPolicies => removal::deletion_policies(&lab).await,
             Case::EngineEtcd => other::engine_etcd(&lab).await,
@@ -197,7 +272,14 @@ impl Suite {
                 let summary = load.stop().await;
                 let told = summary.judged(&cluster.access().await?).await?;
                 let gap = summary.longest_gap.as_secs_f64();
-                Ok(format!("{told}; longest time without one {gap:.1} s"))
+                // Its members would be in the way of what comes.
+                lab.kubectl(&["delete", "namespace", &cluster.namespace, "--wait=false"])
+                    .await?;
+                Ok(format!(
+                    "{told}; longest time without one {gap:.1} s; {} calls retried, {} failed twice",
+                    summary.retried,
+                    summary.failed.len()
+                ))
             }
         }
     }
@@ -207,7 +289,7 @@ impl Suite {
 pub async fn suite(options: &Options) -> anyhow::Result<bool> {
     let lab = Lab::new(&options.kube_bin_dir, &options.state)?;
     if options.inside {
-        return inside(lab, &options.cases).await;
+        return inside(lab, options).await;
     }
     if !options.running {
         let began = Instant::now();
@@ -227,8 +309,8 @@ pub async fn suite(options: &Options) -> anyhow::Result<bool> {
     // Services and pods have addresses on the nodes' networks alone: this program goes on there.
     let mut arguments = vec!["in".to_owned(), "1".to_owned()];
     arguments.push(std::env::current_exe()?.to_string_lossy().into_owned());
-    arguments.extend(["kube".to_owned(), "--inside".to_owned()]);
-    for case in &options.cases {
+    arguments.extend(["kube", "--inside", "--times", &options.times.to_string()].map(str::to_owned));
+    for case in options.wanted() {
         let value = case.to_possible_value().context("a case without a name")?;
         arguments.push(value.get_name().to_owned());
     }
@@ -239,14 +321,45 @@ pub async fn suite(options: &Options) -> anyhow::Result<bool> {
     good
 }
 
-async fn inside(lab: Lab, wanted: &[Case]) -> anyhow::Result<bool> {
+impl Options {
+    /// The cases to run, in their order.
+    fn wanted(&self) -> impl Iterator<Item = Case> {
+        let all = Case::value_variants().iter().copied();
+        all.filter(|case| (self.cases.is_empty() || self.cases.contains(case)) && !self.without.contains(case))
+    }
+}
+
+/// Does something again and again, which says what it took; the last words, and the times of all.
+async fn repeated(
+    times: usize,
+    mut once: impl AsyncFnMut(usize) -> anyhow::Result<repair::Told>,
+) -> anyhow::Result<String> {
+    let (mut healthy, mut gaps) = (Vec::new(), Vec::new());
+    let mut what = String::new();
+    for time in 1..=times {
+        let told = once(time).await.with_context(|| format!("time {time} of {times}"))?;
+        healthy.push(told.healthy);
+        gaps.push(told.gap);
+        what = told.what;
+    }
+    Ok(format!(
+        "{what}: {}; longest time without a write: {}",
+        spread(&healthy),
+        spread(&gaps)
+    ))
+}
+
+async fn inside(lab: Lab, options: &Options) -> anyhow::Result<bool> {
     let mut report = Report::new("kube");
-    let mut suite = Suite { lab, main: None };
+    let mut suite = Suite {
+        lab,
+        main: None,
+        beside: None,
+        times: options.times,
+    };
+    let wanted: Vec<Case> = options.wanted().collect();
     let mut rows = Vec::new();
-    for case in Case::value_variants() {
-        if !wanted.is_empty() && !wanted.contains(case) {
-            continue;
-        }
+    for case in &wanted {
         let name = case.to_possible_value().context("a case without a name")?;
         let name = name.get_name().to_owned();
         let began = Instant::now();
@@ -256,6 +369,11 @@ async fn inside(lab: Lab, wanted: &[Case]) -> anyhow::Result<bool> {
         }
         let held = report.check(&name, seen);
         rows.push((name, began.elapsed(), held));
+        // It takes minutes, nearly all of them waiting: it begins as soon as there is an operator.
+        if *case == Case::QuickStart && wanted.contains(&Case::AuthorityRotation) {
+            let lab = suite.lab.clone();
+            suite.beside = Some(tokio::spawn(change::authority_rotation(lab)));
+        }
     }
     println!("    {:<20} {:>7}", "case", "time");
     for (name, time, held) in &rows {

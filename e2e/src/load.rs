@@ -26,6 +26,8 @@ pub enum Target {
     Fixed(Access),
     /// What a client.env says; read again while the load runs, as members come and go.
     ClientEnv(PathBuf),
+    /// What somebody else keeps up to date, as a kubelet does with a mounted Secret.
+    Shared(Arc<Mutex<Access>>),
 }
 
 impl Target {
@@ -34,6 +36,7 @@ impl Target {
         match self {
             Target::Fixed(access) => Ok(access.clone()),
             Target::ClientEnv(path) => Access::from_client_env(path),
+            Target::Shared(access) => Ok(lock(access).clone()),
         }
     }
 }
@@ -59,8 +62,14 @@ struct Shared {
     retried: AtomicUsize,
     /// Since when a write is waited for, and when the first that was begun after that was acknowledged.
     awaited: Mutex<(Option<Instant>, Option<Instant>)>,
-    /// Longest time between two acknowledgements, and the last one.
-    gap: Mutex<(Duration, Instant)>,
+    gap: Mutex<Gap>,
+}
+
+/// Times between two acknowledgements.
+struct Gap {
+    longest: Duration,
+    since_mark: Duration,
+    last: Instant,
 }
 
 impl std::fmt::Debug for Shared {
@@ -103,7 +112,11 @@ impl Load {
             failed: Mutex::default(),
             retried: AtomicUsize::new(0),
             awaited: Mutex::default(),
-            gap: Mutex::new((Duration::ZERO, Instant::now())),
+            gap: Mutex::new(Gap {
+                longest: Duration::ZERO,
+                since_mark: Duration::ZERO,
+                last: Instant::now(),
+            }),
         });
         let access = target.access()?;
         let (run, prefix_of_keys) = (Arc::clone(&shared), prefix.to_owned());
@@ -117,6 +130,7 @@ impl Load {
 
     /// Forgets earlier waits: from now on the first acknowledged write that begins later is looked for.
     pub fn mark(&self) {
+        lock(&self.shared.gap).since_mark = Duration::ZERO;
         *lock(&self.shared.awaited) = (Some(Instant::now()), None);
     }
 
@@ -132,6 +146,12 @@ impl Load {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Longest time without an acknowledgement since the mark.
+    pub fn gap(&self) -> Duration {
+        let gap = lock(&self.shared.gap);
+        gap.since_mark.max(gap.last.elapsed())
     }
 
     /// Acknowledged so far.
@@ -156,7 +176,7 @@ impl Load {
             failed: std::mem::take(&mut *lock(&self.shared.failed)),
             retried: self.shared.retried.load(Ordering::Relaxed),
             skipped: self.shared.skipped.load(Ordering::Relaxed),
-            longest_gap: lock(&self.shared.gap).0,
+            longest_gap: lock(&self.shared.gap).longest,
             prefix: self.prefix,
         }
     }
@@ -317,7 +337,9 @@ impl Shared {
         }
         drop(awaited);
         let mut gap = lock(&self.gap);
-        gap.0 = gap.0.max(now - gap.1);
-        gap.1 = now;
+        let length = now - gap.last;
+        gap.longest = gap.longest.max(length);
+        gap.since_mark = gap.since_mark.max(length);
+        gap.last = now;
     }
 }

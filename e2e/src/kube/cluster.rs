@@ -3,7 +3,10 @@
 use super::lab::Lab;
 use crate::access::Access;
 use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// An `EtcdCluster`.
@@ -181,21 +184,32 @@ impl Cluster {
 
     /// How clients reach it: the Service and the Secret that are made for them.
     pub async fn access(&self) -> anyhow::Result<Access> {
-        let service = self.lab.get(&["-n", &self.namespace, "service", &self.name]).await?;
-        let address = text(&service["spec"]["clusterIP"]);
-        self.access_of(&[address]).await
+        self.access_of(None).await
     }
 
     /// The same for every member, each by its pod's address.
     pub async fn access_of_members(&self) -> anyhow::Result<Access> {
-        let addresses: Vec<String> = self.pods().await?.into_iter().map(|pod| pod.ip).collect();
-        self.access_of(&addresses).await
+        let addresses = self.pods().await?.into_iter().map(|pod| pod.ip).collect();
+        self.access_of(Some(addresses)).await
     }
 
-    async fn access_of(&self, addresses: &[String]) -> anyhow::Result<Access> {
-        let secret = format!("{}-client", self.name);
-        let object = self.object().await?;
-        if object["spec"]["tls"]["insecure"] == true {
+    async fn access_of(&self, addresses: Option<Vec<String>>) -> anyhow::Result<Access> {
+        let (cluster, service, secret) = (
+            format!("etcdclusters.quorate.dev/{}", self.name),
+            format!("services/{}", self.name),
+            format!("secrets/{}-client", self.name),
+        );
+        let wanted = ["-n", &self.namespace, &cluster, &service, &secret, "--ignore-not-found"];
+        let found = self.lab.list(&wanted).await?;
+        let of_kind = |kind: &str| {
+            let object = found.iter().find(|object| object["kind"] == kind);
+            object.with_context(|| format!("{} has no {kind}", self.name))
+        };
+        let addresses = match addresses {
+            Some(addresses) => addresses,
+            None => vec![text(&of_kind("Service")?["spec"]["clusterIP"])],
+        };
+        if of_kind("EtcdCluster")?["spec"]["tls"]["insecure"] == true {
             let urls = addresses.iter().map(|address| format!("http://{address}:2379"));
             return Ok(Access::plain(urls.collect()));
         }
@@ -203,23 +217,36 @@ impl Cluster {
             .iter()
             .map(|address| format!("https://{address}:2379"))
             .collect();
-        let mut files = Vec::new();
-        for key in ["ca.crt", "tls.crt", "tls.key"] {
-            // kubectl decodes it: this program needs no base64 of its own.
-            let template = format!("{{{{index .data {key:?} | base64decode}}}}");
-            let template = format!("go-template={template}");
-            files.push(
-                self.lab
-                    .kubectl(&["-n", &self.namespace, "get", "secret", &secret, "-o", &template])
-                    .await?,
-            );
-        }
-        let files = <[String; 3]>::try_from(files)
-            .ok()
-            .context("a Secret with three files")?;
-        let [authority, certificate, key] = files;
+        let secret = of_kind("Secret")?;
+        let file = |key: &str| -> anyhow::Result<String> {
+            let data = secret["data"][key].as_str();
+            let data = data.with_context(|| format!("the clients' Secret has no {key}"))?;
+            Ok(String::from_utf8(STANDARD.decode(data)?)?)
+        };
         let server = format!("{}.{}.svc", self.name, self.namespace);
-        Ok(Access::secure_as(endpoints, &authority, &certificate, &key, &server))
+        Ok(Access::secure_as(
+            endpoints,
+            &file("ca.crt")?,
+            &file("tls.crt")?,
+            &file("tls.key")?,
+            &server,
+        ))
+    }
+
+    /// What a program that has the clients' Secret mounted sees of it, until the handle is used.
+    pub async fn mounted(&self, every: Duration) -> anyhow::Result<(Arc<Mutex<Access>>, tokio::task::AbortHandle)> {
+        let shared = Arc::new(Mutex::new(self.access().await?));
+        let (cluster, kept) = (self.clone(), Arc::clone(&shared));
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                // What cannot be read at this moment stays as it was, as on a node without an API server.
+                if let Ok(access) = cluster.access().await {
+                    *kept.lock().unwrap_or_else(PoisonError::into_inner) = access;
+                }
+            }
+        });
+        Ok((shared, task.abort_handle()))
     }
 
     /// What a person sees, and that every pod meets the restricted Pod Security Standard.

@@ -20,6 +20,19 @@ pub struct Lab {
     root: PathBuf,
 }
 
+/// One request to the API server.
+#[derive(Debug)]
+pub struct Asked {
+    /// `get`, `list`, `patch` and so on.
+    pub verb: String,
+    /// Resource, with its subresource.
+    pub resource: String,
+    /// Path and query.
+    pub path: String,
+    /// Whether the roles let it pass.
+    pub allowed: bool,
+}
+
 impl Lab {
     /// Programs in `bin`, state in `state`; the manifests are those of the current directory, the project's root.
     pub fn new(bin: &Path, state: &Path) -> anyhow::Result<Lab> {
@@ -156,6 +169,35 @@ impl Lab {
                 Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
             }
         }
+    }
+
+    /// What a user asked of the API server since it started, from its audit log.
+    pub fn asked(&self, user: &str) -> anyhow::Result<Vec<Asked>> {
+        let path = self.state.join("log/audit.log");
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let mut all = Vec::new();
+        for line in text.lines() {
+            // The last one may be half written.
+            let Ok(event) = serde_json::from_str::<Value>(line) else {
+                continue;
+            };
+            let about = &event["objectRef"];
+            if event["user"]["username"] != user || about["resource"].is_null() {
+                continue;
+            }
+            let part = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let resource = match about["subresource"].as_str() {
+                Some(sub) => format!("{}/{sub}", part(&about["resource"])),
+                None => part(&about["resource"]),
+            };
+            all.push(Asked {
+                verb: part(&event["verb"]),
+                resource,
+                path: part(&event["requestURI"]),
+                allowed: event["annotations"]["authorization.k8s.io/decision"] != "forbid",
+            });
+        }
+        Ok(all)
     }
 
     /// Writes down what there is when a case failed: objects, events and the operator's last words.

@@ -4,9 +4,10 @@ use super::cluster::Cluster;
 use super::install::VALUES;
 use super::lab::Lab;
 use anyhow::{Context, bail};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Three members of upstream's etcd under the same operator: made, one deleted, and the content equal on all.
+/// Three members of upstream's etcd under the same operator: a volume lost, a flag rolled, five members and three again, and
+/// the content equal on all.
 pub async fn engine_etcd(lab: &Lab) -> anyhow::Result<String> {
     let namespace = "e2e-etcd";
     let manifest = "apiVersion: quorate.dev/v1alpha1\nkind: EtcdCluster\nmetadata: {name: upstream}\nspec:\n  replicas: 3\n  \
@@ -21,22 +22,50 @@ pub async fn engine_etcd(lab: &Lab) -> anyhow::Result<String> {
             .await
             .context("a write")?;
     }
+    // A volume is lost: the member is replaced under another name.
     let victim = cluster.pods().await?.first().context("no pods")?.clone();
-    lab.kubectl(&["-n", namespace, "delete", "pod", &victim.name, "--wait=false"])
-        .await?;
-    lab.until(Duration::from_secs(60), "the pod is made again", || async {
+    let mut began = Instant::now();
+    for kind in ["pvc", "pod"] {
+        lab.kubectl(&["-n", namespace, "delete", kind, &victim.name, "--wait=false"])
+            .await?;
+    }
+    lab.until(Duration::from_secs(120), "the member is replaced", || async {
         let pods = cluster.pods().await?;
-        if pods.iter().any(|pod| pod.uid == victim.uid) {
+        if pods.len() != 3 || pods.iter().any(|pod| pod.name == victim.name || !pod.ready) {
             bail!("{pods:?}")
         }
         Ok(())
     })
     .await?;
     cluster.settled(3, Duration::from_secs(120)).await?;
+    let mut told = vec![format!("volume replaced in {:.1} s", began.elapsed().as_secs_f64())];
+    for (what, patch, members) in [
+        (
+            "a flag rolled",
+            r#"{"spec":{"options":{"snapshotCount":5000},"updateStrategy":{"minReadySeconds":2}}}"#,
+            3,
+        ),
+        ("three to five", r#"{"spec":{"replicas":5}}"#, 5),
+        ("five to three", r#"{"spec":{"replicas":3}}"#, 3),
+    ] {
+        began = Instant::now();
+        cluster.patch(patch).await?;
+        let pods = cluster.settled(members, Duration::from_secs(240)).await?;
+        if !pods
+            .iter()
+            .all(|pod| pod.arguments.iter().any(|argument| argument == "--snapshot-count=5000"))
+        {
+            bail!("the flag is not with every member: {pods:?}");
+        }
+        told.push(format!("{what} in {:.1} s", began.elapsed().as_secs_f64()));
+    }
     let hash = cluster.access_of_members().await?.equal_hash().await?;
     lab.kubectl(&["delete", "namespace", namespace, "--wait=false"]).await?;
     let time = cluster.became_available.unwrap_or_default().as_secs_f64();
-    Ok(format!("etcd {version}, Available in {time:.1} s; hash {hash}"))
+    Ok(format!(
+        "etcd {version}, Available in {time:.1} s, {}; hash {hash}",
+        told.join(", ")
+    ))
 }
 
 /// A second operator that may look into one namespace: it makes a cluster there, and has no right elsewhere.

@@ -9,23 +9,41 @@ use std::time::{Duration, Instant};
 
 const BACK: Duration = Duration::from_secs(60);
 
-fn told(what: &str, began: Instant, writes: Duration) -> String {
-    format!(
-        "{what} in {:.1} s; writes again after {:.2} s",
-        began.elapsed().as_secs_f64(),
-        writes.as_secs_f64()
-    )
+/// What was done, and how long it took.
+#[derive(Debug)]
+pub struct Told {
+    /// What it was.
+    pub what: String,
+    /// From the blow until everything is in order.
+    pub healthy: Duration,
+    /// The longest time without an acknowledged write meanwhile.
+    pub gap: Duration,
+}
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (healthy, gap) = (self.healthy.as_secs_f64(), self.gap.as_secs_f64());
+        write!(f, "{} in {healthy:.1} s; at most {gap:.2} s without a write", self.what)
+    }
+}
+
+fn told(what: &str, began: Instant, load: &Load) -> Told {
+    Told {
+        what: what.to_owned(),
+        healthy: began.elapsed(),
+        gap: load.gap(),
+    }
 }
 
 /// A pod is deleted; the member comes back with its volume.
-pub async fn pod_deleted(cluster: &Cluster, load: &Load) -> anyhow::Result<String> {
+pub async fn pod_deleted(cluster: &Cluster, load: &Load, time: usize) -> anyhow::Result<Told> {
     let before = cluster.settled(3, BACK).await?;
-    let victim = before.first().context("no pods")?;
+    let victim = before.get(time % 3).context("no pods")?;
     load.mark();
     let began = Instant::now();
     let delete = ["-n", &cluster.namespace, "delete", "pod", &victim.name, "--wait=false"];
     cluster.lab.kubectl(&delete).await?;
-    let writes = load.back(BACK).await?;
+    load.back(BACK).await?;
     let gone = |pods: &[super::cluster::Pod]| !pods.iter().any(|pod| pod.uid == victim.uid);
     cluster
         .lab
@@ -41,13 +59,14 @@ pub async fn pod_deleted(cluster: &Cluster, load: &Load) -> anyhow::Result<Strin
     if !after.iter().any(|pod| pod.name == victim.name) {
         bail!("{} was replaced though its volume was good: {after:?}", victim.name);
     }
-    Ok(told("the member is back", began, writes))
+    Ok(told("the member is back", began, load))
 }
 
 /// A member's process is killed; the kubelet starts it again.
-pub async fn container_killed(cluster: &Cluster, load: &Load) -> anyhow::Result<String> {
+pub async fn container_killed(cluster: &Cluster, load: &Load, time: usize) -> anyhow::Result<Told> {
     let before = cluster.settled(3, BACK).await?;
-    let victim = before.last().context("no pods")?;
+    // In turn: a kubelet waits ever longer before it starts the same one again.
+    let victim = before.get(time % 3).context("no pods")?;
     let flag = format!("--name={}", victim.name);
     let pid = crate::process::all_pids()
         .find(|pid| {
@@ -58,7 +77,7 @@ pub async fn container_killed(cluster: &Cluster, load: &Load) -> anyhow::Result<
     load.mark();
     let began = Instant::now();
     kill(Pid::from_raw(pid), Signal::SIGKILL)?;
-    let writes = load.back(BACK).await?;
+    load.back(BACK).await?;
     cluster
         .lab
         .until(BACK, "the container is started again", || async {
@@ -70,13 +89,13 @@ pub async fn container_killed(cluster: &Cluster, load: &Load) -> anyhow::Result<
         })
         .await?;
     cluster.settled(3, Duration::from_secs(60)).await?;
-    Ok(told("the container runs again", began, writes))
+    Ok(told("the container runs again", began, load))
 }
 
 /// A pod and its volume are deleted; the member is replaced under another name.
-pub async fn volume_deleted(cluster: &Cluster, load: &Load) -> anyhow::Result<String> {
+pub async fn volume_deleted(cluster: &Cluster, load: &Load, time: usize) -> anyhow::Result<Told> {
     let before = cluster.settled(3, BACK).await?;
-    let victim = before.first().context("no pods")?;
+    let victim = before.get(time % 3).context("no pods")?;
     load.mark();
     let began = Instant::now();
     let namespace = &cluster.namespace;
@@ -88,7 +107,7 @@ pub async fn volume_deleted(cluster: &Cluster, load: &Load) -> anyhow::Result<St
         .lab
         .kubectl(&["-n", namespace, "delete", "pod", &victim.name, "--wait=false"])
         .await?;
-    let writes = load.back(BACK).await?;
+    load.back(BACK).await?;
     let what = format!("{} is replaced", victim.name);
     cluster
         .lab
@@ -101,7 +120,7 @@ pub async fn volume_deleted(cluster: &Cluster, load: &Load) -> anyhow::Result<St
         })
         .await?;
     cluster.settled(3, Duration::from_secs(120)).await?;
-    Ok(told("replaced under another name", began, writes))
+    Ok(told("replaced under another name", began, load))
 }
 
 /// All pods are deleted at once; no data was lost, so all come back.
@@ -120,13 +139,13 @@ pub async fn all_pods_deleted(cluster: &Cluster, load: &Load) -> anyhow::Result<
         "--wait=false",
     ];
     cluster.lab.kubectl(&delete).await?;
-    let writes = load.back(Duration::from_secs(120)).await?;
+    load.back(Duration::from_secs(120)).await?;
     let after = cluster.settled(3, Duration::from_secs(120)).await?;
     let names = |pods: &[super::cluster::Pod]| pods.iter().map(|pod| pod.name.clone()).collect::<Vec<_>>();
     if names(&before) != names(&after) {
         bail!("members were replaced: {:?}, then {:?}", names(&before), names(&after));
     }
-    Ok(told("the same three members", began, writes))
+    Ok(told("the same three members", began, load).to_string())
 }
 
 /// The operator is killed again and again while members are added and removed.
@@ -157,25 +176,20 @@ pub async fn operator_killed(cluster: &Cluster, load: &Load) -> anyhow::Result<S
         }
         cluster.settled(replicas, Duration::from_secs(240)).await?;
     }
-    let writes = load.back(BACK).await?;
+    load.back(BACK).await?;
     let members = cluster.access_of_members().await?;
     let hash = members.equal_hash().await?;
     Ok(format!(
         "{}; killed {killed} times; hash {hash}",
-        told("3 to 5 to 3", began, writes)
+        told("3 to 5 to 3", began, load)
     ))
 }
 
 /// The node of a member is cut off with its volume on it: the member is replaced on what is left, and what comes back
 /// with the node is no member any more.
 pub async fn node_cut(cluster: &Cluster, load: &Load) -> anyhow::Result<String> {
-    let before = cluster.settled(3, BACK).await?;
-    let victim = before
-        .iter()
-        .find(|pod| pod.node == "n3")
-        .or_else(|| before.iter().find(|pod| pod.node == "n2"))
-        .context("no member is on a node that can be spared")?;
-    let number = victim.node.trim_start_matches('n').to_owned();
+    let before = super::loss::spread_out(cluster).await?;
+    let (victim, number) = super::loss::spare(&before)?;
     cluster.patch(r#"{"spec":{"repair":{"after":"30s"}}}"#).await?;
     let limit = Duration::from_secs(30);
     cluster.lab.script(&["cut", &number], limit).await?;
@@ -183,7 +197,7 @@ pub async fn node_cut(cluster: &Cluster, load: &Load) -> anyhow::Result<String> 
     let began = Instant::now();
     let replaced = replaced(cluster, load, &victim.name).await;
     cluster.lab.script(&["join", &number], limit).await?;
-    let (writes, after) = replaced?;
+    let after = replaced?;
     cluster
         .lab
         .until(
@@ -200,12 +214,12 @@ pub async fn node_cut(cluster: &Cluster, load: &Load) -> anyhow::Result<String> 
         .await?;
     cluster.settled(3, Duration::from_secs(120)).await?;
     let said = format!("replaced after {:.0} s (repair.after 30 s)", after.as_secs_f64());
-    Ok(told(&format!("{said}, settled with the node back"), began, writes))
+    Ok(told(&format!("{said}, settled with the node back"), began, load).to_string())
 }
 
-async fn replaced(cluster: &Cluster, load: &Load, victim: &str) -> anyhow::Result<(Duration, Duration)> {
+pub async fn replaced(cluster: &Cluster, load: &Load, victim: &str) -> anyhow::Result<Duration> {
     let began = Instant::now();
-    let writes = load.back(BACK).await?;
+    load.back(BACK).await?;
     cluster
         .lab
         .until(Duration::from_secs(240), "the member is replaced", || async {
@@ -225,5 +239,5 @@ async fn replaced(cluster: &Cluster, load: &Load, victim: &str) -> anyhow::Resul
             }
         })
         .await?;
-    Ok((writes, began.elapsed()))
+    Ok(began.elapsed())
 }
