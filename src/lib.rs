@@ -4,6 +4,7 @@ pub mod api;
 pub mod backup;
 pub mod certificates;
 pub mod cli;
+pub mod clock;
 #[cfg(feature = "local")]
 pub mod demo;
 pub mod member;

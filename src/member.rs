@@ -5,13 +5,13 @@
 //! 2. A [`Member`] talks to exactly one member, never to "the cluster": what it says is evidence about that one.
 //! 3. A connection never outlives the TLS material it was made with ([`Connections::trust`]).
 
+pub mod calls;
+
 use crate::certificates::Pair;
-use etcd_client::{
-    AlarmAction, AlarmOptions, AlarmType, Certificate, Client, CompactionOptions, ConnectOptions, GetOptions, Identity,
-    MemberAddOptions, SnapshotStreaming, TlsOptions,
-};
+use crate::clock;
+use calls::{Answering, Calls, Network, Reach, Trouble};
+use etcd_client::{Client, SnapshotStreaming};
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use std::time::Duration;
 const QUICK: Duration = Duration::from_millis(1500);
 /// For changes that need a quorum and a disk; etcd's own request timeout is 5 s plus two elections.
 const CHANGE: Duration = Duration::from_secs(8);
+/// For reads of the whole database of one member.
+const SCAN: Duration = Duration::from_secs(60);
 /// For work over the whole database of one member.
 const LONG: Duration = Duration::from_secs(600);
 
@@ -80,15 +82,16 @@ pub struct Access {
 }
 
 /// Connections to members, one per client URL, made when first needed and kept.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Connections {
+    reach: Arc<dyn Reach>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     access: Option<Access>,
-    open: BTreeMap<String, Client>,
+    open: BTreeMap<String, Arc<dyn Calls>>,
     /// Names that certificates are checked against, where they are others than the endpoint's own.
     names: BTreeMap<String, String>,
 }
@@ -104,7 +107,20 @@ impl std::fmt::Debug for State {
 impl Connections {
     /// No connection yet. Shared by every task that talks to one cluster.
     pub fn new() -> Arc<Connections> {
-        Arc::default()
+        Connections::by(Arc::new(Network))
+    }
+
+    /// The same by another way than the network.
+    pub fn by(reach: Arc<dyn Reach>) -> Arc<Connections> {
+        Arc::new(Connections {
+            reach,
+            state: Mutex::default(),
+        })
+    }
+
+    /// The way to members.
+    pub fn reach(&self) -> &dyn Reach {
+        self.reach.as_ref()
     }
 
     /// Uses this TLS material from now on (none: plain text); connections made with other material are dropped.
@@ -139,21 +155,21 @@ impl Connections {
     pub async fn member(&self, endpoint: &str) -> Result<Member, Error> {
         let (access, name) = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(client) = state.open.get(endpoint) {
+            if let Some(calls) = state.open.get(endpoint) {
                 return Ok(Member {
-                    client: client.clone(),
+                    calls: Arc::clone(calls),
                     endpoint: endpoint.to_owned(),
                 });
             }
             (state.access.clone(), state.names.get(endpoint).cloned())
         };
-        let client = dial(&[endpoint], name.as_deref(), access.as_ref()).await?;
+        let calls = self.reach.dial(endpoint, name.as_deref(), access.as_ref()).await?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.access == access && state.names.get(endpoint) == name.as_ref() {
-            state.open.insert(endpoint.to_owned(), client.clone());
+            state.open.insert(endpoint.to_owned(), Arc::clone(&calls));
         }
         Ok(Member {
-            client,
+            calls,
             endpoint: endpoint.to_owned(),
         })
     }
@@ -161,36 +177,13 @@ impl Connections {
 
 /// A client of all `endpoints` at once, for work of users (the demo's load), not for judging members.
 pub async fn connect(endpoints: &[&str], access: Option<&Access>) -> Result<Client, Error> {
-    dial(endpoints, None, access).await
-}
-
-async fn dial(endpoints: &[&str], name: Option<&str>, access: Option<&Access>) -> Result<Client, Error> {
-    let mut options = ConnectOptions::new()
-        .with_connect_timeout(QUICK)
-        .with_keep_alive(Duration::from_secs(5), Duration::from_secs(3))
-        .with_keep_alive_while_idle(false);
-    if let Some(access) = access.filter(|_| endpoints.iter().any(|url| url.starts_with("https://"))) {
-        let identity = Identity::from_pem(&access.identity.certificate, &access.identity.key);
-        let mut tls = TlsOptions::new()
-            .ca_certificate(Certificate::from_pem(&access.authorities))
-            .identity(identity);
-        if let Some(name) = name {
-            tls = tls.domain_name(name);
-        }
-        options = options.with_tls(tls);
-    }
-    let refused = |source| Error::Refused {
-        endpoint: endpoints.join(","),
-        what: "connect",
-        source: Box::new(source),
-    };
-    Client::connect(endpoints, Some(options)).await.map_err(refused)
+    calls::dial(endpoints, None, access).await
 }
 
 /// One running member.
 #[derive(Clone)]
 pub struct Member {
-    client: Client,
+    calls: Arc<dyn Calls>,
     endpoint: String,
 }
 
@@ -276,228 +269,102 @@ impl Member {
 
     /// What it says about itself; answered from memory, with or without a quorum.
     pub async fn status(&self) -> Result<Status, Error> {
-        let mut client = self.client.maintenance_client();
-        let answer = self.ask("status", QUICK, async move { client.status().await }).await?;
-        let header = self.require("status", "header", answer.header())?;
-        Ok(Status {
-            member_id: header.member_id(),
-            cluster_id: header.cluster_id(),
-            revision: header.revision(),
-            term: answer.raft_term(),
-            leader: answer.leader(),
-            raft_index: answer.raft_index(),
-            applied_index: answer.raft_applied_index(),
-            is_learner: answer.is_learner(),
-            version: answer.version().to_owned(),
-            db_size: unsigned(answer.db_size()),
-            db_size_in_use: unsigned(answer.raft_used_db_size()),
-            db_size_quota: unsigned(answer.db_size_quota()),
-            errors: answer.errors().to_vec(),
-        })
+        self.ask("status", QUICK, self.calls.status()).await
     }
 
     /// The membership as this member has applied it.
     pub async fn members(&self) -> Result<Vec<Listed>, Error> {
-        let mut client = self.client.cluster_client();
-        let answer = self
-            .ask("member list", QUICK, async move { client.member_list().await })
-            .await?;
-        Ok(answer.members().iter().map(listed).collect())
+        self.ask("member list", QUICK, self.calls.members()).await
     }
 
     /// Whether it can serve a linearizable read now: it has a leader, and a quorum confirms it.
     pub async fn linearizable(&self) -> Result<(), Error> {
-        let mut client = self.client.kv_client();
-        let options = GetOptions::new().with_count_only().with_limit(1);
-        self.ask("linearizable read", QUICK * 2, async move {
-            client.get("health", Some(options)).await
-        })
-        .await?;
-        Ok(())
+        self.ask("linearizable read", QUICK * 2, self.calls.linearizable())
+            .await
     }
 
     /// Adds a member that will be reached at `peer_urls`; as a learner it has no vote. Returns its id.
     pub async fn add(&self, peer_urls: &[String], learner: bool) -> Result<Listed, Error> {
-        let mut client = self.client.cluster_client();
-        let options = learner.then(|| MemberAddOptions::new().with_is_learner());
-        let urls = peer_urls.to_vec();
-        let answer = self
-            .ask(
-                "member add",
-                CHANGE,
-                async move { client.member_add(urls, options).await },
-            )
-            .await?;
-        Ok(listed(self.require("member add", "member", answer.member())?))
+        self.ask("member add", CHANGE, self.calls.add(peer_urls.to_vec(), learner))
+            .await
     }
 
     /// Gives a learner its vote; refused until it has caught up.
     pub async fn promote(&self, id: u64) -> Result<(), Error> {
-        let mut client = self.client.cluster_client();
-        self.ask("member promote", CHANGE, async move { client.member_promote(id).await })
-            .await
-            .map(drop)
+        self.ask("member promote", CHANGE, self.calls.promote(id)).await
     }
 
     /// Takes a member out for good: its id never comes back.
     pub async fn remove(&self, id: u64) -> Result<(), Error> {
-        let mut client = self.client.cluster_client();
-        self.ask("member remove", CHANGE, async move { client.member_remove(id).await })
-            .await
-            .map(drop)
+        self.ask("member remove", CHANGE, self.calls.remove(id)).await
     }
 
     /// Changes where a member is reached by its peers.
     pub async fn update(&self, id: u64, peer_urls: &[String]) -> Result<(), Error> {
-        let mut client = self.client.cluster_client();
-        let urls = peer_urls.to_vec();
-        self.ask(
-            "member update",
-            CHANGE,
-            async move { client.member_update(id, urls).await },
-        )
-        .await
-        .map(drop)
+        self.ask("member update", CHANGE, self.calls.update(id, peer_urls.to_vec()))
+            .await
     }
 
     /// Hands leadership to `target`; only the leader can.
     pub async fn move_leader(&self, target: u64) -> Result<(), Error> {
-        let mut client = self.client.maintenance_client();
-        self.ask("move leader", CHANGE, async move { client.move_leader(target).await })
-            .await
-            .map(drop)
+        self.ask("move leader", CHANGE, self.calls.move_leader(target)).await
     }
 
     /// Gives free space inside the database back to the file system; upstream etcd stands still meanwhile.
     pub async fn defragment(&self) -> Result<(), Error> {
-        let mut client = self.client.maintenance_client();
-        self.ask("defragment", LONG, async move { client.defragment().await })
-            .await
-            .map(drop)
+        self.ask("defragment", LONG, self.calls.defragment()).await
     }
 
     /// Drops history before `revision`. With `physical`, returns only when the space is free inside the database.
     pub async fn compact(&self, revision: i64, physical: bool) -> Result<(), Error> {
-        let mut client = self.client.kv_client();
-        let options = physical.then(|| CompactionOptions::new().with_physical());
-        self.ask("compact", LONG, async move { client.compact(revision, options).await })
-            .await
-            .map(drop)
+        self.ask("compact", LONG, self.calls.compact(revision, physical)).await
     }
 
     /// Alarms of all members, as this one has applied them: member id and kind.
     pub async fn alarms(&self) -> Result<Vec<(u64, Alarm)>, Error> {
-        let mut client = self.client.maintenance_client();
-        let call = async move { client.alarm(AlarmAction::Get, AlarmType::None, None).await };
-        let answer = self.ask("alarm list", QUICK * 2, call).await?;
-        Ok(answer
-            .alarms()
-            .iter()
-            .filter_map(|alarm| match alarm.alarm() {
-                AlarmType::Nospace => Some((alarm.member_id(), Alarm::NoSpace)),
-                AlarmType::Corrupt => Some((alarm.member_id(), Alarm::Corrupt)),
-                AlarmType::None => None,
-            })
-            .collect())
+        self.ask("alarm list", QUICK * 2, self.calls.alarms()).await
     }
 
     /// Clears one alarm of one member.
     pub async fn disarm(&self, id: u64, alarm: Alarm) -> Result<(), Error> {
-        let mut client = self.client.maintenance_client();
-        let kind = match alarm {
-            Alarm::NoSpace => AlarmType::Nospace,
-            Alarm::Corrupt => AlarmType::Corrupt,
-        };
-        let mut options = AlarmOptions::new();
-        options.with_member(id);
-        let call = async move { client.alarm(AlarmAction::Deactivate, kind, Some(options)).await };
-        self.ask("alarm disarm", CHANGE, call).await.map(drop)
+        self.ask("alarm disarm", CHANGE, self.calls.disarm(id, alarm)).await
     }
 
     /// Hash of its key space at `revision`; 0 is its latest.
     pub async fn hash_kv(&self, revision: i64) -> Result<HashKv, Error> {
-        let mut client = self.client.maintenance_client();
-        let answer = self
-            .ask("hashkv", Duration::from_secs(60), async move {
-                client.hash_kv(revision).await
-            })
-            .await?;
-        let header = self.require("hashkv", "header", answer.header())?;
-        // hash_revision came with etcd 3.6; before, the header's is the one that was hashed when none was asked for.
-        let hashed = match answer.hash_revision() {
-            0 if revision == 0 => header.revision(),
-            0 => revision,
-            hashed => hashed,
-        };
-        Ok(HashKv {
-            hash: answer.hash(),
-            revision: hashed,
-            compact_revision: answer.compact_version(),
-        })
+        self.ask("hashkv", SCAN, self.calls.hash_kv(revision)).await
     }
 
     /// How many keys there were at `revision`, by its own account: no other member is asked.
     pub async fn count_keys(&self, revision: i64) -> Result<u64, Error> {
-        let mut client = self.client.kv_client();
-        let options = GetOptions::new()
-            .with_all_keys()
-            .with_count_only()
-            .with_serializable()
-            .with_revision(revision);
-        let call = async move { client.get("", Some(options)).await };
-        let answer = self.ask("count", Duration::from_secs(60), call).await?;
-        Ok(unsigned(answer.count()))
+        self.ask("count", SCAN, self.calls.count_keys(revision)).await
     }
 
     /// A consistent image of its database followed by the SHA-256 of it, in pieces; each piece has its own deadline,
     /// which the caller sets.
     pub async fn snapshot(&self) -> Result<SnapshotStreaming, Error> {
-        let mut client = self.client.maintenance_client();
-        self.ask("snapshot", CHANGE, async move { client.snapshot().await })
-            .await
+        self.ask("snapshot", CHANGE, self.calls.snapshot()).await
     }
 
-    async fn ask<T>(
-        &self,
-        what: &'static str,
-        after: Duration,
-        call: impl Future<Output = Result<T, etcd_client::Error>>,
-    ) -> Result<T, Error> {
-        match tokio::time::timeout(after, call).await {
+    async fn ask<T>(&self, what: &'static str, after: Duration, call: Answering<'_, T>) -> Result<T, Error> {
+        let endpoint = || self.endpoint.clone();
+        match clock::timeout(after, call).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(source)) => Err(Error::Refused {
-                endpoint: self.endpoint.clone(),
+            Ok(Err(Trouble::Refused(source))) => Err(Error::Refused {
+                endpoint: endpoint(),
                 what,
-                source: Box::new(source),
+                source,
+            }),
+            Ok(Err(Trouble::Missing(missing))) => Err(Error::Incomplete {
+                endpoint: endpoint(),
+                what,
+                missing,
             }),
             Err(_) => Err(Error::Timeout {
-                endpoint: self.endpoint.clone(),
+                endpoint: endpoint(),
                 what,
                 after,
             }),
         }
     }
-
-    fn require<T>(&self, what: &'static str, missing: &'static str, part: Option<T>) -> Result<T, Error> {
-        part.ok_or_else(|| Error::Incomplete {
-            endpoint: self.endpoint.clone(),
-            what,
-            missing,
-        })
-    }
-}
-
-fn listed(member: &etcd_client::Member) -> Listed {
-    Listed {
-        id: member.id(),
-        name: member.name().to_owned(),
-        peer_urls: member.peer_urls().to_vec(),
-        client_urls: member.client_urls().to_vec(),
-        is_learner: member.is_learner(),
-    }
-}
-
-/// Sizes travel as signed numbers; a negative one would be a fault of the member and counts as nothing.
-fn unsigned(size: i64) -> u64 {
-    u64::try_from(size).unwrap_or(0)
 }

@@ -24,7 +24,9 @@ pub mod watches;
 pub mod workers;
 
 use crate::api::{EtcdBackup, EtcdCluster};
+use crate::clock;
 use crate::platform::kubernetes::{Settings, names};
+use crate::platform::surroundings::{Machine, Surroundings};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use clusters::Pauses;
@@ -92,6 +94,8 @@ pub struct Options {
 pub struct Context {
     /// Guarded: see [`guard`].
     pub client: Client,
+    /// The machine.
+    pub around: Arc<dyn Surroundings>,
     /// The same for every cluster.
     pub settings: Arc<Settings>,
     /// All clusters.
@@ -109,28 +113,38 @@ pub struct Context {
 }
 
 /// Runs until `stop` is set; an error when the lease was lost, or when it cannot even begin.
-pub async fn run(mut options: Options, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    // An empty variable of the environment names nothing.
-    options.namespace.retain(|namespace| !namespace.is_empty());
-    let metrics = Arc::new(Metrics::default());
+pub async fn run(options: Options, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     let config = kube::Config::infer()
         .await
         .context("finding the API server: run in a pod, or set KUBECONFIG")?;
-    let namespace = options
-        .operator_namespace
-        .clone()
-        .unwrap_or_else(|| config.default_namespace.clone());
-    let identity = identity(&options);
+    let namespace = config.default_namespace.clone();
+    let connect = move |guard: Guard| -> anyhow::Result<Client> {
+        let builder = ClientBuilder::try_from(config.clone()).context("preparing the client of the API server")?;
+        Ok(builder.with_layer(&guard).build())
+    };
+    run_on(options, Arc::new(Machine), connect, namespace, stop).await
+}
+
+/// The same on other surroundings, with clients of the API server from `connect`. The lease is in `namespace`, unless
+/// the options name another.
+pub async fn run_on(
+    mut options: Options,
+    around: Arc<dyn Surroundings>,
+    connect: impl Fn(Guard) -> anyhow::Result<Client>,
+    namespace: String,
+    mut stop: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    // An empty variable of the environment names nothing.
+    options.namespace.retain(|namespace| !namespace.is_empty());
+    let metrics = Arc::new(Metrics::default());
+    let namespace = options.operator_namespace.clone().unwrap_or(namespace);
+    let identity = identity(&options, around.as_ref());
     let gate = if options.leader_elect {
         Gate::default()
     } else {
         Gate::without_election()
     };
-    let guarded = |gate: Gate| -> anyhow::Result<Client> {
-        let guard = Guard::new(gate, Arc::clone(&metrics));
-        let builder = ClientBuilder::try_from(config.clone()).context("preparing the client of the API server")?;
-        Ok(builder.with_layer(&guard).build())
-    };
+    let guarded = |gate: Gate| connect(Guard::new(gate, Arc::clone(&metrics)));
     let client = guarded(gate.clone())?;
 
     let settings = Settings {
@@ -143,11 +157,12 @@ pub async fn run(mut options: Options, mut stop: watch::Receiver<bool>) -> anyho
     };
     let context = Arc::new(Context {
         client: client.clone(),
+        around: Arc::clone(&around),
         settings: Arc::new(settings),
         clusters: Cache::default(),
         backups: Cache::default(),
         metrics: Arc::clone(&metrics),
-        events: Recorder::new(client.clone(), &identity),
+        events: Recorder::new(client.clone(), &identity, Arc::clone(&around)),
         pauses: Pauses {
             calm: Duration::from_secs(options.resync_seconds),
         },
@@ -171,14 +186,16 @@ pub async fn run(mut options: Options, mut stop: watch::Receiver<bool>) -> anyho
     // The lease's own writes pass while the gate is shut.
     let leases = Api::<Lease>::namespaced(guarded(Gate::without_election())?, &namespace);
     let terms = Terms::new(&options.lease_name, &identity);
-    let mut election = Election::new(leases, terms, gate);
+    let mut election = Election::new(leases, terms, gate, around);
     tokio::select! {
+        biased;
         () = async { if options.leader_elect { election.win().await } } => {}
         _ = stop.wait_for(|stop| *stop) => return Ok(()),
     }
     tracing::info!(lease = options.lease_name, namespace, "leads");
     metrics.lead(true);
     let ended = tokio::select! {
+        biased;
         lost = keep(&mut election, options.leader_elect) => Err(lost),
         () = crew.work(&watches) => Ok(()),
         _ = stop.wait_for(|stop| *stop) => Ok(()),
@@ -193,6 +210,7 @@ pub async fn run(mut options: Options, mut stop: watch::Receiver<bool>) -> anyho
                 crew.backups.finish(GRACE).await;
             };
             tokio::select! {
+                biased;
                 () = finish => {}
                 _ = keep(&mut election, options.leader_elect) => {}
             }
@@ -314,7 +332,7 @@ impl Crew {
             );
             self.backups
                 .sweep(self.context.backups.all().iter().map(|object| Key::of(object.as_ref())));
-            tokio::time::sleep(SWEEP).await;
+            clock::sleep(SWEEP).await;
         }
     }
 }
@@ -363,14 +381,14 @@ impl Drop for Aborts {
 }
 
 /// A name for this process that no other has: a restarted container must not take the former one's lease for its own.
-fn identity(options: &Options) -> String {
+fn identity(options: &Options, around: &dyn Surroundings) -> String {
     let name = options
         .identity
         .clone()
         .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
         .map(|name| name.trim().to_owned())
         .unwrap_or_else(|| "operator".to_owned());
-    format!("{name}_{:08x}", rand::random::<u32>())
+    format!("{name}_{:08x}", around.random() & 0xffff_ffff)
 }
 
 /// The namespace of the pod that this process runs in.

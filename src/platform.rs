@@ -9,6 +9,7 @@
 pub mod ask;
 pub mod kubernetes;
 pub mod local;
+pub mod surroundings;
 
 use crate::plan::{Due, Ensure, Journal, Observed, Plan, Step, Timestamp, Wanted};
 use std::fmt;

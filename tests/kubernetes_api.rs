@@ -15,6 +15,7 @@ use quorate::operator::metrics::Metrics;
 use quorate::operator::pulse::Pulses;
 use quorate::operator::watches::{Cache, Watches};
 use quorate::platform::Event;
+use quorate::platform::surroundings::Machine;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -90,7 +91,9 @@ fn quick(identity: &str) -> Terms {
 async fn one_leads_a_release_hands_over_at_once_and_a_silent_one_is_replaced_after_its_gate_shut() {
     let Some(cluster) = Cluster::open().await else { return };
     let (gate_a, gate_b) = (Gate::default(), Gate::default());
-    let election = |identity: &str, gate: &Gate| Election::new(cluster.api::<Lease>(), quick(identity), gate.clone());
+    let election = |identity: &str, gate: &Gate| {
+        Election::new(cluster.api::<Lease>(), quick(identity), gate.clone(), Arc::new(Machine))
+    };
     let (mut a, mut b) = (election("a", &gate_a), election("b", &gate_b));
     a.win().await;
     assert!(gate_a.open() && !gate_b.open());
@@ -172,7 +175,7 @@ async fn a_cache_follows_and_the_same_sentence_is_one_event() {
     }
     assert!(changes.load(Ordering::SeqCst) >= 3);
 
-    let recorder = Recorder::new(cluster.client.clone(), "test");
+    let recorder = Recorder::new(cluster.client.clone(), "test", Arc::new(Machine));
     let about = ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("ConfigMap".into()),

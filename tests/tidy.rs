@@ -17,8 +17,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("replica", &["raft", "wal", "state-machine", "disk", "proto", "mutant"]),
     ("server", &["replica", "disk", "proto", "ctl"]),
     ("ctl", &["proto", "bolt", "wal", "state-machine", "disk"]),
-    ("quorate", &["server", "ctl"]),
-    ("simulator", &["replica", "disk", "proto", "quorate", "mutant"]),
+    ("quorate", &["server", "ctl", "mutant"]),
+    (
+        "simulator",
+        &["replica", "disk", "proto", "simulator-operator", "mutant"],
+    ),
+    ("simulator-operator", &["quorate", "mutant"]),
     ("e2e", &[]),
 ];
 
@@ -224,5 +228,34 @@ fn nothing_committed_names_a_machine_or_a_registry() {
     assert!(
         found.is_empty(),
         "paths of one machine or hosts of registries:\n{found}"
+    );
+}
+
+#[test]
+fn the_operator_waits_by_its_own_clock_alone() {
+    let mut found = Vec::new();
+    for part in ["operator", "platform/kubernetes", "member"] {
+        found.push(root().join(format!("src/{part}.rs")));
+        sources(&root().join("src").join(part), &mut found);
+    }
+    // What runs inside pods is not the operator.
+    found.retain(|path| !path.ends_with("volume.rs"));
+    let mut wrong = Vec::new();
+    for path in found {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let banned = ["tokio::time::", "Instant::now()", "SystemTime::now", ".elapsed()"];
+        for line in without_tests(&text)
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+        {
+            if banned.iter().any(|banned| line.contains(banned)) {
+                wrong.push(format!("{}: {}", path.display(), line.trim()));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "use crate::clock, or the surroundings:\n{}",
+        wrong.join("\n")
     );
 }

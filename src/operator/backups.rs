@@ -33,7 +33,7 @@ use kube::{Api, Resource, ResourceExt};
 use pod::{Origin, Purpose};
 use serde_json::json;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// What waits for something that no event tells of is looked at again after this long.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -59,13 +59,8 @@ pub fn work(context: Arc<Context>, key: Key, pace: Pace) -> Option<Work> {
     let ended = object.status.as_ref().and_then(|status| status.completed_at.as_deref());
     let recently = ended
         .and_then(crate::api::schedule::parse_rfc3339)
-        .is_some_and(|ended| now().since(ended) < Duration::from_secs(600));
+        .is_some_and(|ended| context.around.timestamp().since(ended) < Duration::from_secs(600));
     (!decide::idle(&object) || recently).then(|| Box::pin(attend(context, key, pace)) as Work)
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 async fn attend(context: Arc<Context>, key: Key, mut pace: Pace) {
@@ -167,9 +162,13 @@ impl<'a> Desk<'a> {
         }
     }
 
+    fn now(&self) -> Timestamp {
+        self.context.around.timestamp()
+    }
+
     /// One look at a policy; how long to wait for the next.
     async fn policy(&self, object: &EtcdBackup) -> Result<Option<Duration>, Failure> {
-        let now = now();
+        let now = self.now();
         let problems = convert::check_backup(object);
         let mut status = object.status.clone().unwrap_or_default();
         status.observed_generation = object.metadata.generation;
@@ -245,7 +244,7 @@ impl<'a> Desk<'a> {
             &object,
             take.as_ref().map_or(Found::None, Found::Pod),
             remove.as_ref().map_or(Found::None, Found::Pod),
-            now(),
+            self.now(),
         );
         match next {
             Next::Done => Ok(None),
@@ -261,13 +260,13 @@ impl<'a> Desk<'a> {
                 let mut status = object.status.clone().unwrap_or_default();
                 status.phase = Some("Running".into());
                 status.observed_generation = object.metadata.generation;
-                status.started_at = status.started_at.or_else(|| Some(rfc3339(now())));
+                status.started_at = status.started_at.or_else(|| Some(rfc3339(self.now())));
                 self.put(&object, status).await?;
                 Ok(Some(Duration::ZERO))
             }
             Next::Count(outcome) => {
                 let before = object.status.clone().unwrap_or_default();
-                let (mut status, word) = decide::counted(&before, &outcome, now());
+                let (mut status, word) = decide::counted(&before, &outcome, self.now());
                 status.observed_generation = object.metadata.generation;
                 self.put(&object, status.clone()).await?;
                 self.context.metrics.backup(word);
@@ -435,7 +434,7 @@ impl<'a> Desk<'a> {
             .clusters
             .get(&key)
             .ok_or_else(|| format!("spec.clusterRef: there is no EtcdCluster {name:?} in this namespace"))?;
-        let wanted: Wanted = convert::wanted(&cluster, &[], now()).map_err(|invalid| invalid.to_string())?;
+        let wanted: Wanted = convert::wanted(&cluster, &[], self.now()).map_err(|invalid| invalid.to_string())?;
         let names = Names::new(
             &wanted,
             cluster
@@ -476,7 +475,7 @@ impl<'a> Desk<'a> {
         status.message = Some(why.to_owned());
         let held = status.conditions.iter().find(|condition| condition.kind == "Ready");
         if held.is_none_or(|held| held.reason != reason || held.message != why) {
-            status.conditions = vec![decide::condition(reason, why, now())];
+            status.conditions = vec![decide::condition(reason, why, self.now())];
         }
         if object.status.as_ref() != Some(&status) {
             let event = Event {

@@ -10,6 +10,7 @@ use super::backups;
 use super::watches::{Change, Key};
 use super::workers::{Pace, Waited, Work};
 use crate::api::EtcdCluster;
+use crate::clock;
 use crate::plan::{Due, Ensure, Journal, Observed, Plan, Step, Timestamp, Wanted};
 use crate::platform::kubernetes::Cluster;
 use crate::platform::{Error, Event, Platform};
@@ -20,7 +21,6 @@ use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// No round takes longer: what hangs is given up, and what it was about is looked at anew.
 const ROUND_MAX: Duration = Duration::from_secs(900);
@@ -60,12 +60,12 @@ async fn attend(context: Arc<Context>, key: Key, mut pace: Pace) {
             _ => Attended::new(&context, &key, &object),
         };
         let sleeps = object.spec.replicas == 0;
-        let begun = Instant::now();
+        let begun = clock::now();
         let pulse = context.pulses.begin(format!("the round of {key}"), ROUND_STUCK);
-        let result = tokio::time::timeout(ROUND_MAX, current.once(&context, object)).await;
+        let result = clock::timeout(ROUND_MAX, current.once(&context, object)).await;
         let result = result.unwrap_or_else(|_| Err(format!("the round took longer than {ROUND_MAX:?}")));
         drop(pulse);
-        context.metrics.round(word(&result), begun.elapsed());
+        context.metrics.round(word(&result), clock::since(begun));
         let (pause, least) = match result {
             Ok(Some(round)) if round.released => {
                 // The object goes within moments; its worker ends with it.
@@ -135,7 +135,8 @@ struct Attended {
 impl Attended {
     fn new(context: &Arc<Context>, key: &Key, object: &EtcdCluster) -> Attended {
         let settings = Arc::clone(&context.settings);
-        let inner = Cluster::new(context.client.clone(), &key.namespace, &key.name, settings);
+        let around = Arc::clone(&context.around);
+        let inner = Cluster::new(context.client.clone(), &key.namespace, &key.name, settings, around);
         Attended {
             uid: object.uid().unwrap_or_default(),
             platform: Narrated {

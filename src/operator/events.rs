@@ -5,7 +5,9 @@
 //! - One object cannot flood the API server: beyond [`BURST`] events it gets one more every [`REFILL`].
 //! - Telling never fails and never holds up what is told about: troubles are logged.
 
+use crate::clock::{self, Instant};
 use crate::platform::Event;
+use crate::platform::surroundings::Surroundings;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::{Event as Written, EventSeries};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -14,7 +16,6 @@ use kube::{Api, Client};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// A repeated event is written again at most this often.
 const REFRESH: Duration = Duration::from_secs(60);
@@ -118,6 +119,7 @@ impl Ledger {
 pub struct Recorder {
     client: Client,
     instance: String,
+    around: Arc<dyn Surroundings>,
     ledger: Arc<Mutex<Ledger>>,
 }
 
@@ -131,10 +133,11 @@ impl std::fmt::Debug for Recorder {
 
 impl Recorder {
     /// `instance` names this process, as its pod is named.
-    pub fn new(client: Client, instance: &str) -> Recorder {
+    pub fn new(client: Client, instance: &str, around: Arc<dyn Surroundings>) -> Recorder {
         Recorder {
             client,
             instance: instance.to_owned(),
+            around,
             ledger: Arc::default(),
         }
     }
@@ -164,7 +167,7 @@ impl Recorder {
                 event.message
             );
         }
-        let verdict = self.ledger().judge(&key, Instant::now());
+        let verdict = self.ledger().judge(&key, clock::now());
         let write = async {
             match verdict {
                 Verdict::Quiet => Ok(()),
@@ -179,7 +182,7 @@ impl Recorder {
                 Verdict::Count(name, count) => self.count(about, &name, count).await,
             }
         };
-        match tokio::time::timeout(PATIENCE, write).await {
+        match clock::timeout(PATIENCE, write).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "an event is not written"),
             Err(_) => tracing::debug!("an event is not written in time"),
@@ -187,7 +190,7 @@ impl Recorder {
     }
 
     async fn create(&self, about: &ObjectReference, key: Key) -> Result<(), kube::Error> {
-        let now = k8s_openapi::jiff::Timestamp::now();
+        let now = self.today();
         let object = about.name.as_deref().unwrap_or_default();
         let name = format!("{object}.{:x}", now.as_nanosecond());
         let event = Written {
@@ -207,20 +210,24 @@ impl Recorder {
             ..Written::default()
         };
         self.api(about).create(&PostParams::default(), &event).await?;
-        self.ledger().created(key, name, Instant::now());
+        self.ledger().created(key, name, clock::now());
         Ok(())
     }
 
     async fn count(&self, about: &ObjectReference, name: &str, count: i32) -> Result<(), kube::Error> {
         let series = EventSeries {
             count,
-            last_observed_time: MicroTime(k8s_openapi::jiff::Timestamp::now()),
+            last_observed_time: MicroTime(self.today()),
         };
         let patch = serde_json::json!({ "series": series });
         self.api(about)
             .patch(name, &PatchParams::default(), &Patch::Merge(patch))
             .await?;
         Ok(())
+    }
+
+    fn today(&self) -> k8s_openapi::jiff::Timestamp {
+        self.around.now().try_into().unwrap_or_default()
     }
 
     fn api(&self, about: &ObjectReference) -> Api<Written> {

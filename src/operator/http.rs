@@ -5,6 +5,7 @@
 //! - `/readyz` says whether the watches have delivered what they watch, and not whether this process leads: a rollout of
 //!   the operator must not wait for a second leader.
 
+use crate::clock;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -44,7 +45,7 @@ pub async fn serve(listener: TcpListener, site: Arc<Site>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to the metrics port");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                clock::sleep(Duration::from_secs(1)).await;
                 continue;
             }
         };

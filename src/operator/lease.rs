@@ -7,13 +7,14 @@
 //!    the renew deadline, which is shorter than the duration. A process that was frozen finds the gate shut.
 //! 3. Every write carries the resource version that it was decided on: of two that reach for it, one gets a conflict.
 
+use crate::clock::{self, Instant};
+use crate::platform::surroundings::Surroundings;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Which lease, and how it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,13 +51,13 @@ pub struct Gate(Arc<Mutex<Option<Instant>>>);
 impl Gate {
     /// True while the lease is held, by the last renewal's account.
     pub fn open(&self) -> bool {
-        self.until().is_some_and(|until| Instant::now() < until)
+        self.until().is_some_and(|until| clock::now() < until)
     }
 
     /// Open for good: for an operator that was told to run without election.
     pub fn without_election() -> Gate {
         let gate = Gate::default();
-        gate.set(Some(Instant::now() + Duration::from_secs(u64::from(u32::MAX))));
+        gate.set(Some(clock::now() + Duration::from_secs(u64::from(u32::MAX))));
         gate
     }
 
@@ -122,16 +123,18 @@ pub struct Election {
     api: Api<Lease>,
     terms: Terms,
     gate: Gate,
+    around: Arc<dyn Surroundings>,
     seen: Option<(Record, Instant)>,
 }
 
 impl Election {
     /// A candidate for a lease in the namespace of `api`. The client of `api` must not be the one that `gate` guards.
-    pub fn new(api: Api<Lease>, terms: Terms, gate: Gate) -> Election {
+    pub fn new(api: Api<Lease>, terms: Terms, gate: Gate, around: Arc<dyn Surroundings>) -> Election {
         Election {
             api,
             terms,
             gate,
+            around,
             seen: None,
         }
     }
@@ -140,7 +143,7 @@ impl Election {
     pub async fn win(&mut self) {
         let mut other = String::new();
         loop {
-            let reached = tokio::time::timeout(self.terms.deadline, self.reach()).await;
+            let reached = clock::timeout(self.terms.deadline, self.reach()).await;
             let reached = reached.map_or_else(|_| Err("no answer".to_owned()), |it| it.map_err(|e| e.to_string()));
             match reached {
                 Ok(true) => return,
@@ -159,16 +162,16 @@ impl Election {
                     );
                 }
             }
-            tokio::time::sleep(self.terms.retry).await;
+            clock::sleep(self.terms.retry).await;
         }
     }
 
     /// Renews until the lease is lost; returns why.
     pub async fn keep(&mut self) -> String {
         loop {
-            tokio::time::sleep(self.terms.retry).await;
-            let until = self.gate.until().unwrap_or_else(Instant::now);
-            let trouble = match tokio::time::timeout_at(until, self.reach()).await {
+            clock::sleep(self.terms.retry).await;
+            let until = self.gate.until().unwrap_or_else(clock::now);
+            let trouble = match clock::timeout_at(until, self.reach()).await {
                 Ok(Ok(true)) => continue,
                 Ok(Ok(false)) => {
                     self.gate.set(None);
@@ -192,7 +195,7 @@ impl Election {
     /// Gives the lease away, so that the next operator need not wait for it to expire.
     pub async fn release(&mut self) {
         self.gate.set(None);
-        match tokio::time::timeout(Duration::from_secs(3), self.give()).await {
+        match clock::timeout(Duration::from_secs(3), self.give()).await {
             Ok(Ok(())) => tracing::info!(lease = self.terms.name, "released the lease"),
             Ok(Err(error)) => tracing::warn!(%error, "the lease is not released; it expires by itself"),
             Err(_) => tracing::warn!("the lease is not released in time; it expires by itself"),
@@ -220,19 +223,26 @@ impl Election {
         Ok(())
     }
 
+    fn today(&self) -> k8s_openapi::jiff::Timestamp {
+        self.around.now().try_into().unwrap_or_default()
+    }
+
     /// One look at the lease, and one write where it is ours or free. True when it is held now.
     async fn reach(&mut self) -> Result<bool, kube::Error> {
         // Before the request is sent: the API server's account of the renewal is never earlier.
-        let begun = Instant::now();
+        let begun = clock::now();
         let found = self.api.get_opt(&self.terms.name).await?;
         let record = found.as_ref().map(Record::of);
         match (&record, &self.seen) {
             (Some(record), Some((seen, _))) if record == seen => {}
-            (Some(record), _) => self.seen = Some((record.clone(), Instant::now())),
+            (Some(record), _) => self.seen = Some((record.clone(), clock::now())),
             (None, _) => self.seen = None,
         }
-        let unchanged = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-        let now = MicroTime(k8s_openapi::jiff::Timestamp::now());
+        let unchanged = self
+            .seen
+            .as_ref()
+            .map_or(Duration::ZERO, |(_, since)| clock::since(*since));
+        let now = MicroTime(self.today());
         let decided = decide(&self.terms.identity, record.as_ref(), unchanged);
         let mine = match (&decided, record) {
             (Move::Wait, _) => return Ok(false),
@@ -259,7 +269,7 @@ impl Election {
         };
         match written {
             Ok(lease) => {
-                self.seen = Some((Record::of(&lease), Instant::now()));
+                self.seen = Some((Record::of(&lease), clock::now()));
                 self.gate.set(Some(begun + self.terms.deadline));
                 Ok(true)
             }

@@ -8,7 +8,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use crate::clock::{self, Instant};
+use std::time::Duration;
 
 /// All that must go on.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +34,7 @@ impl Pulses {
         let mut known = self.known();
         known.next += 1;
         let id = known.next;
-        let last = Instant::now();
+        let last = clock::now();
         known.all.insert(what.clone(), Sign { id, last, within });
         Pulse {
             pulses: self.clone(),
@@ -46,10 +47,10 @@ impl Pulses {
     pub fn stopped(&self) -> Option<String> {
         let known = self.known();
         let mut all = known.all.iter();
-        let (what, sign) = all.find(|(_, sign)| sign.last.elapsed() > sign.within)?;
+        let (what, sign) = all.find(|(_, sign)| clock::since(sign.last) > sign.within)?;
         Some(format!(
             "no sign of life of {what} for {} s, expected within {} s",
-            sign.last.elapsed().as_secs(),
+            clock::since(sign.last).as_secs(),
             sign.within.as_secs()
         ))
     }
@@ -72,7 +73,7 @@ impl Pulse {
     pub fn beat(&self) {
         let mut known = self.pulses.known();
         if let Some(sign) = known.all.get_mut(&self.what).filter(|sign| sign.id == self.id) {
-            sign.last = Instant::now();
+            sign.last = clock::now();
         }
     }
 }

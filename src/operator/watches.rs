@@ -9,12 +9,13 @@
 
 use super::metrics::Metrics;
 use super::pulse::Pulses;
+use crate::clock;
+use crate::plan::resources::short_hash;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -34,6 +35,8 @@ const RELIST: Duration = Duration::from_secs(600);
 const SPREAD: Duration = Duration::from_secs(60);
 /// The longest wait before a watch that failed is tried again, and then some.
 const TRIED: Duration = Duration::from_secs(180);
+/// The pause before a watch that broke is begun again; it doubles up to the second.
+const AFTER_FAILURE: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(30));
 /// What the operator made.
 const OWNED: &str = "app.kubernetes.io/managed-by=quorate";
 
@@ -174,7 +177,7 @@ impl Watches {
     pub async fn ready(&self) {
         let missing = self.missing();
         while missing().is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            clock::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -278,24 +281,28 @@ where
     async fn follow(self, api: Api<K>, config: watcher::Config) {
         let config = config.timeout(WATCH_SECONDS).page_size(100);
         let mut trouble = String::new();
+        let mut pause = AFTER_FAILURE.0;
         let what = format!("the watch of {}", self.name);
         // Whatever happens, everything is listed anew after a while, and a list is read or fails.
         let pulse = self.pulses.begin(what, RELIST + SPREAD + TRIED);
         loop {
-            let mut events = pin!(watcher(api.clone(), config.clone()).default_backoff());
+            let mut events = pin!(watcher(api.clone(), config.clone()));
             let mut seen = BTreeSet::new();
             // Not all kinds at one moment.
-            let spread = Duration::from_millis(rand::random_range(0..60_000)).min(SPREAD);
-            let mut again = pin!(tokio::time::sleep(RELIST + spread));
+            let spread = u64::from_str_radix(&short_hash(&self.name), 16).unwrap_or_default();
+            let spread = Duration::from_millis(spread % 60_000).min(SPREAD);
+            let mut again = pin!(clock::sleep(RELIST + spread));
             loop {
                 let event = tokio::select! {
-                    event = events.next() => event,
+                    biased;
                     () = &mut again => break,
+                    event = events.next() => event,
                 };
                 pulse.beat();
                 match event {
                     Some(Ok(event)) => {
                         trouble.clear();
+                        pause = AFTER_FAILURE.0;
                         self.take(event, &mut seen);
                     }
                     Some(Err(error)) => {
@@ -308,6 +315,8 @@ where
                             tracing::warn!(kind = self.kind, %error, "the watch broke; it is begun again");
                             trouble = text;
                         }
+                        clock::sleep(pause).await;
+                        pause = (pause * 2).min(AFTER_FAILURE.1);
                     }
                     None => break,
                 }

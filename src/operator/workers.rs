@@ -6,6 +6,7 @@
 //! 3. A worker that ended by itself, even by a panic, is replaced as long as its object is there ([`Workers::sweep`]).
 
 use super::watches::Key;
+use crate::clock;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -44,13 +45,14 @@ impl Pace {
     pub async fn wait(&mut self, pause: Duration, least: Duration) -> Waited {
         let wake = Arc::clone(&self.wake);
         let woken = async {
-            tokio::time::sleep(least.min(pause)).await;
+            clock::sleep(least.min(pause)).await;
             wake.notified().await;
-            tokio::time::sleep(BURST).await;
+            clock::sleep(BURST).await;
         };
         let waited = tokio::select! {
-            () = tokio::time::sleep(pause) => Waited::Rested,
+            biased;
             () = woken => Waited::Woken,
+            () = clock::sleep(pause) => Waited::Rested,
             _ = self.stop.wait_for(|stop| *stop) => Waited::Stopped,
         };
         match *self.stop.borrow() {
@@ -147,9 +149,9 @@ impl Workers {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
             running.drain().collect()
         };
-        let end = tokio::time::Instant::now() + patience;
+        let end = clock::now() + patience;
         for (key, mut worker) in workers {
-            if tokio::time::timeout_at(end, &mut worker.task).await.is_err() {
+            if clock::timeout_at(end, &mut worker.task).await.is_err() {
                 tracing::warn!(kind = self.kind, %key, "cut short: the next operator goes on from what it finds");
                 worker.task.abort();
             }

@@ -32,6 +32,7 @@ use crate::api::{EtcdBackup, EtcdCluster, EtcdClusterSpec, convert};
 use crate::member::Connections;
 use crate::plan::observed::Health;
 use crate::plan::{Due, Ensure, Journal, Observed, Plan, Step, Timestamp, Wanted, backup};
+use crate::platform::surroundings::Surroundings;
 use crate::platform::{Error, Event, Platform};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Service;
@@ -42,7 +43,6 @@ use kube::{Client, Resource, ResourceExt};
 use names::Names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What the operator knows that is the same for every cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +115,7 @@ pub struct Cluster {
     namespace: String,
     name: String,
     settings: Arc<Settings>,
+    around: Arc<dyn Surroundings>,
     /// The object and the backups that were last given to [`Cluster::wanted`].
     object: Option<Arc<EtcdCluster>>,
     backups: Vec<Arc<EtcdBackup>>,
@@ -152,16 +153,24 @@ impl std::fmt::Debug for Cluster {
 
 impl Cluster {
     /// The cluster `name` of `namespace`. Looks at nothing yet.
-    pub fn new(client: Client, namespace: &str, name: &str, settings: Arc<Settings>) -> Cluster {
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        name: &str,
+        settings: Arc<Settings>,
+        around: Arc<dyn Surroundings>,
+    ) -> Cluster {
+        let connections = Connections::by(around.reach());
         Cluster {
             client,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             settings,
+            around,
             object: None,
             backups: Vec::new(),
             nothing: EtcdCluster::new(name, EtcdClusterSpec::default()),
-            connections: Connections::new(),
+            connections,
             record: None,
             kept_by_us: false,
             known_volumes: BTreeSet::new(),
@@ -294,8 +303,7 @@ impl Cluster {
 
 impl Platform for Cluster {
     fn now(&self) -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        self.around.timestamp()
     }
 
     async fn observe(&mut self, wanted: &Wanted) -> Result<Observed, Error> {

@@ -7,6 +7,7 @@
 
 use super::Failure;
 use super::names::FIELD_MANAGER;
+use crate::clock::{self, Instant};
 use crate::plan::resources::short_hash;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Resource, ResourceExt};
@@ -14,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// An object that needs nothing is looked at again this often, should nobody have told that it changed.
 pub const LOOK_EVERY: Duration = Duration::from_secs(300);
@@ -81,7 +82,7 @@ impl Applied {
         if let Some(known) = self.known.get(&key)
             && known.hash == hash
             && !known.doubtful
-            && known.at.elapsed() < LOOK_EVERY
+            && clock::since(known.at) < LOOK_EVERY
         {
             return Ok(());
         }
@@ -113,7 +114,7 @@ impl Applied {
         let known = Known {
             hash,
             resource_version: stored.resource_version().unwrap_or_default(),
-            at: Instant::now(),
+            at: clock::now(),
             doubtful: false,
         };
         self.known.insert(key, known);

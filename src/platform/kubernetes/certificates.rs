@@ -11,6 +11,7 @@
 use super::names::Names;
 use super::{Cluster, Failure, apply, probe};
 use crate::certificates::{Pair, Policy, Trust, Usage, expiry};
+use crate::clock::{self, Instant};
 use crate::member::Access;
 use crate::plan::observed::Certificate;
 use crate::plan::resources::short_hash;
@@ -22,7 +23,7 @@ use kube::ResourceExt;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A Secret of somebody else is read again after this long. Changes of our own wake whoever watches (see
 /// [`Secrets::look_again`]); they are read again now and then all the same.
@@ -104,7 +105,7 @@ impl Cluster {
         members: &[String],
     ) -> Result<(), Failure> {
         let names = self.names(wanted);
-        let now = SystemTime::now();
+        let now = self.around.now();
         // A member that is only decided needs its Secret no later than its pod.
         let mut parts: BTreeMap<&str, BTreeMap<String, ByteString>> = BTreeMap::new();
         for (side, settings) in [(CLIENT, &tls.client), (PEER, &tls.peer)] {
@@ -322,7 +323,9 @@ impl Cluster {
                 return (false, false);
             };
             let host = names.member_host(member);
-            match probe::handshake(address, side.port, &host, &bundle, &identity).await {
+            let (reach, bundle) = (self.connections.reach(), bundle.as_str());
+            let shaken = probe::handshake(reach, now, address, side.port, &host, bundle, &identity).await;
+            match shaken {
                 Ok(seen) if trust.next.is_some() || seen.issued_by(&trust.current.certificate) => {}
                 Ok(_) => {
                     tracing::info!(
@@ -546,14 +549,14 @@ impl Cluster {
                 true => READ_EVERY,
                 false => apply::LOOK_EVERY,
             };
-            if at.elapsed() < every {
+            if clock::since(*at) < every {
                 return Ok(Some(secret.clone()));
             }
         }
         let secret = self.api::<Secret>().get_opt(name).await?;
         self.secrets
             .known
-            .insert(name.to_owned(), (secret.clone(), Instant::now()));
+            .insert(name.to_owned(), (secret.clone(), clock::now()));
         Ok(secret)
     }
 
@@ -596,9 +599,7 @@ impl Cluster {
         };
         let api: Api<Secret> = self.api();
         self.applied.apply(&api, &secret, &wanted.uid).await?;
-        self.secrets
-            .known
-            .insert(name.to_owned(), (Some(secret), Instant::now()));
+        self.secrets.known.insert(name.to_owned(), (Some(secret), clock::now()));
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use super::steps::unbound;
 use super::{Cluster, Failure, apply};
 use crate::api::convert;
 use crate::api::schedule::parse_rfc3339;
+use crate::clock::{self, Instant};
 use crate::plan::observed::{Data, Health, Member, Node, NodeState, Observed, Process, Retired, Verdict, Volume};
 use crate::plan::{Timestamp, Wanted};
 use crate::platform::Platform;
@@ -24,7 +25,7 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A container that ends sooner than this after its start counts as one that did not come up.
 const SOON: Duration = Duration::from_secs(30);
@@ -59,7 +60,10 @@ impl Cluster {
 
         let of_cluster = ListParams::default().labels(&format!("{CLUSTER}={}", wanted.name));
         let (claims_api, pods_api): (Api<PersistentVolumeClaim>, Api<Pod>) = (self.api(), self.api());
-        let (claims, pods) = tokio::try_join!(claims_api.list(&of_cluster), pods_api.list(&of_cluster))?;
+        let (claims, pods) = tokio::join!(claims_api.list(&of_cluster), pods_api.list(&of_cluster));
+        let blind = claims.is_err() && mutant::planted("G20");
+        let claims = if blind { Vec::new() } else { claims?.items };
+        let pods = pods?;
         let mut claims: BTreeMap<String, PersistentVolumeClaim> =
             claims.into_iter().map(|claim| (claim.name_any(), claim)).collect();
         let pods: BTreeMap<String, Pod> = pods
@@ -71,7 +75,7 @@ impl Cluster {
             .collect();
         // Labels are for people. A volume that has lost them is not a volume that is gone.
         let known = self.record.iter().flat_map(|record| record.volumes.keys().cloned());
-        let unlabelled: Vec<String> = known.filter(|name| !claims.contains_key(name)).collect();
+        let unlabelled: Vec<String> = known.filter(|name| !blind && !claims.contains_key(name)).collect();
         for name in unlabelled {
             if let Some(claim) = claims_api.get_opt(&name).await? {
                 claims.insert(name, claim);
@@ -439,7 +443,7 @@ impl Cluster {
             return NodeState::Ready;
         }
         if let Some((state, seen)) = self.places.nodes.get(name)
-            && seen.elapsed() < NODE_EVERY
+            && clock::since(*seen) < NODE_EVERY
         {
             return *state;
         }
@@ -455,7 +459,7 @@ impl Cluster {
                 NodeState::Ready
             }
         };
-        self.places.nodes.insert(name.to_owned(), (state, Instant::now()));
+        self.places.nodes.insert(name.to_owned(), (state, clock::now()));
         state
     }
 
@@ -482,7 +486,7 @@ impl Cluster {
         let used = |name: &String| record.volumes.contains_key(name) || known.contains(name) || decided.contains(name);
         self.fresh.retain(|name| !used(name));
         while self.fresh.len() < count {
-            let name = names.member(rand::random());
+            let name = names.member(self.around.random());
             if !used(&name) && !self.fresh.contains(&name) {
                 self.fresh.push(name);
             }

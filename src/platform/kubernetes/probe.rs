@@ -4,12 +4,13 @@
 //! client's certificate after the client has finished; until it has sent something, it may still refuse.
 
 use crate::certificates::Pair;
+use crate::clock;
+use crate::member::calls::Reach;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -33,15 +34,27 @@ impl Seen {
     }
 }
 
+/// The date by which certificates are judged.
+#[derive(Debug)]
+struct Today(SystemTime);
+
+impl rustls::time_provider::TimeProvider for Today {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(self.0.duration_since(UNIX_EPOCH).ok()?))
+    }
+}
+
 /// Shakes hands with the member at `address` as `identity`; the error says what was refused.
 pub async fn handshake(
+    reach: &dyn Reach,
+    now: SystemTime,
     address: &str,
     port: i32,
     name: &str,
     authorities: &str,
     identity: &Pair,
 ) -> Result<Seen, String> {
-    match tokio::time::timeout(PATIENCE, shake(address, port, name, authorities, identity)).await {
+    match clock::timeout(PATIENCE, shake(reach, now, address, port, name, authorities, identity)).await {
         Ok(Ok(seen)) => Ok(seen),
         Ok(Err(error)) => Err(format!("{address}:{port}: {error}")),
         Err(_) => Err(format!("{address}:{port} did not answer within {PATIENCE:?}")),
@@ -49,6 +62,8 @@ pub async fn handshake(
 }
 
 async fn shake(
+    reach: &dyn Reach,
+    now: SystemTime,
     address: &str,
     port: i32,
     name: &str,
@@ -63,12 +78,13 @@ async fn shake(
         CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    let today = Today(now);
+    let config = rustls::ClientConfig::builder_with_details(provider, Arc::new(today))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let tcp = TcpStream::connect(format!("{address}:{port}")).await?;
+    let tcp = reach.open(address, port).await?;
     let mut stream = connector.connect(ServerName::try_from(name.to_owned())?, tcp).await?;
     stream
         .write_all(format!("GET /version HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n").as_bytes())

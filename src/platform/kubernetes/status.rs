@@ -10,11 +10,12 @@ use super::Failure;
 use super::names::FIELD_MANAGER;
 use crate::api::EtcdCluster;
 use crate::api::status::EtcdClusterStatus;
+use crate::clock::{self, Instant};
 use crate::plan::Plan;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource};
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What merely moved on is published this often at most.
 const LAZY: Duration = Duration::from_secs(30);
@@ -29,7 +30,7 @@ impl Published {
     /// What the object says of its status; call it with the object of a look, before anything was published.
     pub fn seen(&mut self, status: &EtcdClusterStatus) {
         if self.last.is_none() {
-            self.last = Some((status.clone(), Instant::now()));
+            self.last = Some((status.clone(), clock::now()));
         }
     }
 
@@ -48,7 +49,7 @@ impl Published {
         status.journal = None;
         if let Some((last, at)) = &self.last {
             let moved = without_times(&status) != without_times(last);
-            if material(&status) == material(last) && !(moved && at.elapsed() >= LAZY) {
+            if material(&status) == material(last) && !(moved && clock::since(*at) >= LAZY) {
                 return Ok(());
             }
         }
@@ -67,7 +68,7 @@ impl Published {
             Err(kube::Error::Api(error)) if error.code == 404 => {}
             Err(error) => return Err(error.into()),
         }
-        self.last = Some((status, Instant::now()));
+        self.last = Some((status, clock::now()));
         Ok(())
     }
 }

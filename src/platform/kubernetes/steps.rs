@@ -11,6 +11,7 @@ use super::names::{CLUSTER_UID, FIELD_MANAGER, FINALIZER, MEMBER, Names, RETIRED
 use super::record::{Kept, Note};
 use super::{Cluster, Failure, apply, observe};
 use crate::api::EtcdCluster;
+use crate::clock;
 use crate::member;
 use crate::plan::observed::AlarmKind;
 use crate::plan::resources::template;
@@ -374,6 +375,9 @@ impl Cluster {
         let pods: Api<Pod> = self.api();
         let mut first: Option<Pod> = None;
         loop {
+            if mutant::planted("G18") {
+                return self.delete_as_cached(name).await;
+            }
             let live = pods.get_opt(name).await?;
             let Some(pod) = live.filter(|pod| apply::is_ours(pod, &wanted.uid)) else {
                 return Ok(first);
@@ -393,15 +397,25 @@ impl Cluster {
         }
     }
 
+    /// A planted bug: what a cache shows is deleted by its name.
+    async fn delete_as_cached(&self, name: &str) -> Result<Option<Pod>, Failure> {
+        let pods: Api<Pod> = self.api();
+        let cached = pods.get_with(name, &kube::api::GetParams::any()).await.ok();
+        if cached.is_some() {
+            pods.delete(name, &kube::api::DeleteParams::default()).await?;
+        }
+        Ok(cached)
+    }
+
     async fn wait_until_gone(&self, pod: &Pod, patience: Duration) -> Result<(), Failure> {
-        let end = tokio::time::Instant::now() + patience;
+        let end = clock::now() + patience;
         let name = pod.name_any();
         loop {
             match self.api::<Pod>().get_metadata_opt(&name).await? {
                 Some(live) if live.uid() == pod.uid() => {}
                 Some(_) | None => return Ok(()),
             }
-            if tokio::time::Instant::now() > end {
+            if clock::now() > end {
                 let node = pod
                     .spec
                     .as_ref()
@@ -412,7 +426,7 @@ impl Cluster {
                     patience.as_secs()
                 )));
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            clock::sleep(Duration::from_millis(200)).await;
         }
     }
 
@@ -446,7 +460,7 @@ impl Cluster {
             tracing::info!(pod = name, %error, "not resized in place, so it is restarted");
             return Ok(false);
         }
-        let end = tokio::time::Instant::now() + RESIZE;
+        let end = clock::now() + RESIZE;
         loop {
             let pod = pods.get(name).await?;
             let conditions = pod
@@ -464,10 +478,10 @@ impl Cluster {
             if done && !under_way("PodResizePending") && !under_way("PodResizeInProgress") {
                 break;
             }
-            if tokio::time::Instant::now() > end {
+            if clock::now() > end {
                 return Ok(false);
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            clock::sleep(Duration::from_millis(500)).await;
         }
         let body = json!({ "metadata": { "uid": live.uid(), "annotations": { TEMPLATE: template(wanted) } } });
         pods.patch(name, &params, &Patch::Merge(&body)).await?;

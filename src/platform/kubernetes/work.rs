@@ -12,6 +12,7 @@ use super::{Cluster, Failure, apply, observe};
 use crate::api::parts::Store;
 use crate::backup::in_pod;
 use crate::backup::work::name_artifact;
+use crate::clock;
 use crate::plan::Wanted;
 use crate::plan::step::Create;
 use crate::plan::wanted::BackupSource;
@@ -206,7 +207,7 @@ impl Cluster {
                 pods.create(&apply::post(), &pod).await?;
             }
         }
-        let end = tokio::time::Instant::now() + patience;
+        let end = clock::now() + patience;
         let ended = loop {
             let live = pods.get(&name).await?;
             let status = live.status.clone().unwrap_or_default();
@@ -222,7 +223,7 @@ impl Cluster {
                 Some("Failed") => break Err((live, said)),
                 _ => {}
             }
-            if tokio::time::Instant::now() > end {
+            if clock::now() > end {
                 let why = observe::why_pending(&live, "work");
                 // It is left: the next attempt goes on with it.
                 return Err(Failure::Other(format!(
@@ -230,7 +231,7 @@ impl Cluster {
                     patience.as_secs()
                 )));
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            clock::sleep(Duration::from_millis(500)).await;
         };
         let (live, said, good) = match ended {
             Ok((live, said)) => (live, said, true),
