@@ -64,7 +64,7 @@ impl Applied {
         let known = Known {
             hash: String::new(),
             resource_version: String::new(),
-            at: Instant::now(),
+            at: clock::now(),
             doubtful: false,
         };
         self.known.insert(key, known);

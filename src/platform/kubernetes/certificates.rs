@@ -542,6 +542,20 @@ impl Cluster {
         Ok(())
     }
 
+    /// What is known of a member's certificates. One that this operator has not looked after yet is read from its Secret:
+    /// the first status of a new operator tells no less than the last one of the former.
+    pub(super) async fn certificate_of(&mut self, wanted: &Wanted, member: &str) -> Option<Certificate> {
+        let known = self.secrets.certificate_of(member);
+        if known.is_some() || (wanted.tls.client.is_none() && wanted.tls.peer.is_none()) {
+            return known;
+        }
+        let secret = self.secret(&Names::member_secret(member)).await.ok()??;
+        if !apply::is_ours(&secret, &wanted.uid) {
+            return None;
+        }
+        certificate(&secret.data?)
+    }
+
     /// A Secret, read again now and then.
     async fn secret(&mut self, name: &str) -> Result<Option<Secret>, Failure> {
         if let Some((Some(secret), at)) = self.secrets.known.get(name) {

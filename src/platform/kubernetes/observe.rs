@@ -226,6 +226,7 @@ impl Cluster {
             .or_else(|| host.clone())
             .unwrap_or_default();
         let state = self.node_state(&node_name, at).await;
+        let certificate = self.certificate_of(wanted, name).await;
         let mut process = process_of(pod, state, at);
         if let (Process::Pending { why, .. }, Some(claim)) = (&mut process, claim.filter(|claim| unbound(claim)))
             && let Some(cause) = self.why_unbound(claim).await
@@ -272,7 +273,7 @@ impl Cluster {
             log: note.log_end(),
             copied: note.copied.map(Timestamp),
             template: pod.and_then(|pod| pod.annotations().get(TEMPLATE).cloned()),
-            certificate: self.secrets.certificate_of(name),
+            certificate,
             volume: Volume {
                 uid: kept.uid.clone(),
                 created: Timestamp(kept.created),
