@@ -10,9 +10,9 @@ use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::downgrade_request::DowngradeAction;
 use proto::etcdserverpb::maintenance_server::Maintenance;
 use proto::etcdserverpb::{
-    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
-    HashKvRequest, HashKvResponse, HashRequest, HashResponse, InternalRaftRequest, MoveLeaderRequest,
-    MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeRequest,
+    DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, InternalRaftRequest,
+    MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
 };
 use replica::state_machine::Error as Refusal;
 use sha2::{Digest, Sha256};
@@ -184,6 +184,16 @@ impl Maintenance for Api {
     }
 }
 
+/// Zeros are left out, and a kind that nobody knows is a number.
+fn alarm_text(alarm: &AlarmMember) -> String {
+    let member = (alarm.member_id != 0).then(|| format!("memberID:{}", alarm.member_id));
+    let kind = (alarm.alarm != 0).then(|| match AlarmType::try_from(alarm.alarm) {
+        Ok(kind) => format!("alarm:{}", kind.as_str_name()),
+        Err(_) => format!("alarm:{}", alarm.alarm),
+    });
+    member.into_iter().chain(kind).collect::<Vec<_>>().join(" ")
+}
+
 impl Member {
     fn status(&self) -> StatusResponse {
         let status = self.handle.status();
@@ -194,11 +204,7 @@ impl Member {
         }
         for alarm in self.alarms() {
             // As protobuf's text format has it; Go's spacing between fields is random by design.
-            errors.push(format!(
-                "memberID:{} alarm:{}",
-                alarm.member_id,
-                alarm.alarm().as_str_name()
-            ));
+            errors.push(alarm_text(&alarm));
         }
         StatusResponse {
             header: Some(self.header()),

@@ -251,7 +251,8 @@ impl Decoder {
             entries,
             ..Message::default()
         };
-        self.predictor.index += count;
+        // Where it began is the peer's word: an index at the end of its range must not end this process.
+        self.predictor.index = self.predictor.index.wrapping_add(count);
         Ok(Some(message))
     }
 
@@ -346,6 +347,20 @@ mod tests {
         wire.clear();
         encoder.encode(&app(1, 1, 2, 3), &mut wire);
         assert_eq!(wire[0], APP_ENTRIES);
+    }
+
+    #[test]
+    fn an_index_at_the_end_of_its_range_is_read_and_no_more() {
+        let mut wire = BytesMut::new();
+        let mut encoder = Encoder::new(StreamKind::MsgApp);
+        encoder.encode(&app(1, 0, u64::MAX, 0), &mut wire);
+        wire.put_u8(APP_ENTRIES);
+        wire.put_u64(1);
+        put_frame(&Entry::default(), &mut wire);
+        wire.put_u64(7);
+        let mut decoder = Decoder::new(StreamKind::MsgApp, 1, 2);
+        assert_eq!(decoder.decode(&mut wire).unwrap().unwrap().index, u64::MAX);
+        assert_eq!(decoder.decode(&mut wire).unwrap().unwrap().commit, 7);
     }
 
     #[test]

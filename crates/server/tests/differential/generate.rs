@@ -207,12 +207,18 @@ impl Generator {
             // A field that nobody knows.
             request.extend([0xC0, 0x3E, 5]);
         } else if self.rng.one_in(80) && name.starts_with("KV/") && name != "KV/Compact" && !request.is_empty() {
-            broken = true;
+            let mut changed = request.clone();
             let at = self.rng.below(request.len() as u64) as usize;
             if self.rng.one_in(2) {
-                request.truncate(at)
+                changed.truncate(at)
             } else {
-                request[at] ^= 1 << self.rng.below(8)
+                changed[at] ^= 1 << self.rng.below(8)
+            }
+            // A known field of another wire type is an error here and unknown to etcd, which would write what the rest says.
+            let read = DynamicMessage::decode(self.method(name).input(), changed.as_slice());
+            broken = !read.is_err_and(|error| error.to_string().contains("wire type"));
+            if broken {
+                request = changed;
             }
         }
         if name == "Maintenance/Alarm" {

@@ -9,7 +9,7 @@ mod side;
 use std::collections::BTreeMap;
 
 use generate::{Generator, Op};
-use pair::{Difference, Pair};
+use pair::{Difference, ETCD_PANICS, Pair};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
@@ -39,6 +39,10 @@ async fn the_same_operations_have_the_same_answers() {
         let Err(difference) = pair.run(&generator, &op).await else {
             continue;
         };
+        if difference.kind == ETCD_PANICS {
+            println!("operation {at}, seed {seed}: etcd panics, as it does: the rest is left out");
+            break;
+        }
         let entry = found.entry(difference.kind.clone()).or_insert((0, String::new()));
         entry.0 += 1;
         if entry.0 == 1 {

@@ -99,7 +99,7 @@ impl KvHasher {
 
 impl<D: Disk> KvReader<D> {
     /// The hash at a revision, 0 meaning now, and the store's revision. When a compaction at exactly this revision left its hash, that one is
-    /// given, with the compaction before it as its lower bound.
+    /// given, with the compaction before it as its lower bound. A compaction at 0 (the first may be one) leaves none that could be asked for.
     ///
     /// # Errors
     /// [`Error::Compacted`], [`Error::FutureRevision`], [`Error::Storage`].
@@ -107,7 +107,7 @@ impl<D: Disk> KvReader<D> {
         if let Some(hash) = self
             .compaction_hashes()
             .into_iter()
-            .find(|hash| hash.revision == revision)
+            .find(|hash| hash.revision == revision && revision != 0)
         {
             return Ok((hash, self.current_revision()));
         }

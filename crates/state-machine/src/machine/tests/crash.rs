@@ -156,3 +156,15 @@ fn a_commit_on_another_thread_holds_nothing_up() {
     bench.replay();
     assert_eq!(bench.machine.reader().current_revision(), 3);
 }
+
+#[test]
+fn a_hash_of_now_is_not_that_of_a_compaction_at_zero() {
+    let mut bench = Bench::new();
+    bench.ok(compact(0));
+    for _ in 0..3 {
+        bench.machine.compact_step(100).unwrap();
+    }
+    bench.ok(put("k", "v", 0));
+    let (hash, now) = bench.machine.reader().hash_kv(0).unwrap();
+    assert_eq!((hash.revision, now), (2, 2));
+}
