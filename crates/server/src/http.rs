@@ -7,7 +7,7 @@
 //! - On plaintext client URLs the host of a request must be on the whitelist (DNS rebinding, CVE-2018-5702).
 
 mod access;
-mod gateway;
+pub mod gateway;
 mod health;
 
 use std::sync::Arc;

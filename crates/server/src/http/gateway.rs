@@ -7,7 +7,7 @@
 //! - What the JSON looks like follows from the `.proto` files alone (decision 0006).
 
 mod frames;
-mod json;
+pub mod json;
 mod routes;
 
 use std::sync::{Arc, LazyLock};

@@ -30,7 +30,7 @@ fn malformed(error: &serde_json::Error) -> Status {
 }
 
 /// The message of a whole body, framed. Nothing is the empty message, and what follows the first value is ignored, as in Go.
-pub(super) fn read(body: &[u8], descriptor: MessageDescriptor) -> Result<Bytes, Status> {
+pub fn read(body: &[u8], descriptor: MessageDescriptor) -> Result<Bytes, Status> {
     let value = match serde_json::Deserializer::from_slice(body).into_iter::<Value>().next() {
         None => return Ok(framed(&DynamicMessage::new(descriptor))),
         Some(value) => value.map_err(|error| malformed(&error))?,
@@ -39,7 +39,7 @@ pub(super) fn read(body: &[u8], descriptor: MessageDescriptor) -> Result<Bytes, 
 }
 
 /// Takes the next message off a body that is still coming, framed. `None`: more of it is needed.
-pub(super) fn next(unread: &mut BytesMut, descriptor: &MessageDescriptor) -> Result<Option<Bytes>, Status> {
+pub fn next(unread: &mut BytesMut, descriptor: &MessageDescriptor) -> Result<Option<Bytes>, Status> {
     let mut values = serde_json::Deserializer::from_slice(unread).into_iter::<Value>();
     let value = match values.next() {
         None => return Ok(None),
@@ -65,7 +65,7 @@ impl Formatter for Spaces {
 }
 
 /// The JSON of an encoded message.
-pub(super) fn write(encoded: Bytes, descriptor: &MessageDescriptor) -> Result<Bytes, Status> {
+pub fn write(encoded: Bytes, descriptor: &MessageDescriptor) -> Result<Bytes, Status> {
     let internal = |error: &dyn std::fmt::Display| Status::internal(format!("failed to marshal: {error}"));
     let message = DynamicMessage::decode(descriptor.clone(), encoded).map_err(|error| internal(&error))?;
     let options = SerializeOptions::new()
