@@ -4,12 +4,14 @@ TOOLS ?= target/e2e-tools
 E2E = QUORATE_ETCD_BIN_DIR=$(abspath $(TOOLS)/bin) target/release/e2e
 
 SEEDS ?= 2000
+# Of each fuzz target.
+SECONDS ?= 60
 
 # What tells most of the operator on Kubernetes in 8 minutes; the whole takes about 20.
 KUBE_SHORT = definitions refused samples kustomize install quick-start pod-deleted container-killed volume-deleted \
   flag-changed scale operator-killed bad-specs node-deleted acknowledged quorum-lost rights
 
-.PHONY: help tools kube-tools release images simulate mutants e2e-local e2e-kube e2e-kube-short chaos bench conformance
+.PHONY: help tools kube-tools release images simulate mutants fuzz e2e-local e2e-kube e2e-kube-short e2e-kubernetes-store overload chaos bench conformance
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -29,6 +31,9 @@ simulate: ## so many seeds of simulated clusters that break (SEEDS=2000, or MINU
 mutants: ## planted bugs, and how soon the simulator finds each
 	cargo run --profile simulate -p simulator --features mutants --target-dir target/mutants -- mutants
 
+fuzz: ## every decoder of bytes from outside, SECONDS=60 each (needs a C++ compiler; TARGETS= selects)
+	fuzz/run $(SECONDS) $(TARGETS)
+
 e2e-local: release tools ## every suite on processes of this machine, some minutes
 	$(E2E) etcdctl
 	$(E2E) exchange
@@ -47,6 +52,12 @@ e2e-kube: release kube-tools images ## the suite on a real Kubernetes of three n
 
 e2e-kube-short: release kube-tools images ## the same in 8 minutes: the cases that tell most
 	QUORATE_KUBE_BIN_DIR=$(abspath $(TOOLS)/bin) $(E2E) kube --images target/images $(KUBE_SHORT)
+
+e2e-kubernetes-store: release kube-tools ## a real Kubernetes that keeps everything in three of our members (needs root; NODES=0: without kubelets)
+	QUORATE_KUBE_BIN_DIR=$(abspath $(TOOLS)/bin) $(E2E) kubernetes-store $(if $(NODES),--nodes $(NODES))
+
+overload: release ## four times what three members can do, and connections that are held and not used
+	$(E2E) overload
 
 chaos: release ## 50 kills, 10 stalls, 10 blackouts under load
 	$(E2E) chaos

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A real Kubernetes of several nodes on one Linux machine, in network namespaces without an uplink: no packet leaves.
 #   cluster.sh up [NODES]        start (3 nodes when absent); a directory that holds an older one is refused: down first
+#   cluster.sh net               only the network of the control plane, for members of etcd that are to be there before `up`
 #   cluster.sh down              stop everything, unmount, and delete all but the images
 #   cluster.sh ctl ARGS...       kubectl
 #   cluster.sh in N CMD...       run CMD in the network of node N (0: of the control plane)
@@ -8,6 +9,9 @@
 #   cluster.sh cut N | join N    take node N off the network, and put it back; its processes go on
 #   cluster.sh kill N | start N  a power cut of node N, and power again
 # Environment: STATE (directory; /tmp/quorate-kube), BIN (the programs: e2e/tools/build.sh DIR etcd kube makes DIR/bin).
+# ETCD_SERVERS (URLs) and ETCD_TLS (directory with ca.pem, cert.pem, key.pem): an etcd that runs already, in place of one started here.
+# APISERVERS (1): so many API servers, on ports 6443, 6444, ..; all but the first are for whoever asks them.
+# APISERVER_FLAGS: further flags of theirs, by words. With `up 0` there are no nodes, and neither images nor containers are needed.
 # Needs root and Debian's containerd runc containernetworking-plugins buildah nftables busybox-static iproute2 gcc openssl.
 #
 # What it takes on a kernel with cgroup v1 inside a container: failCgroupV1=false; restrict_oom_score_adj (there is no
@@ -220,22 +224,40 @@ kill_node() { # every process of the node dies at once
 
 # --- the whole --------------------------------------------------------------------------------------------------------------
 
-up() {
-  local count=${1:-3} n program
-  for program in containerd ctr runc buildah nft ip busybox gcc openssl nsenter; do
-    command -v $program > /dev/null || { echo "cluster.sh: $program is missing; the head of this file names the packages" >&2; exit 1; }
-  done
-  [ "$(id -u)" = 0 ] || { echo "cluster.sh: needs root: network namespaces, mounts, containers" >&2; exit 1; }
-  [ ! -d n1 ] || { echo "cluster.sh: $STATE holds a cluster: run down first" >&2; exit 1; }
-  mkdir -p log pid pki
-  images
-  [ -f pki/ca.crt ] || authority
+net() {
+  [ ! -e "/var/run/netns/$PREFIX-cp" ] || return 0
   ip netns add "$PREFIX-cp"
   cp_ ip link set lo up
   cp_ ip link add br0 type bridge
   cp_ ip addr add "$API/24" dev br0
   cp_ ip link set br0 up
   cp_ sysctl -qw net.ipv4.ip_forward=1
+}
+start_apiserver() { # N, flags about etcd
+  local name=apiserver
+  [ "$1" = 1 ] || name=apiserver-$1
+  # shellcheck disable=SC2086 # flags by words
+  start "$name" nsenter --net="/var/run/netns/$PREFIX-cp" "$BIN/kube-apiserver" $2 --secure-port=$((6442 + $1)) \
+    --service-cluster-ip-range="$SERVICES.0.0/16" --service-account-issuer=https://kubernetes.default.svc \
+    --service-account-key-file=pki/sa.pub --service-account-signing-key-file=pki/sa.key --client-ca-file=pki/ca.crt \
+    --tls-cert-file=pki/apiserver.crt --tls-private-key-file=pki/apiserver.key --authorization-mode=Node,RBAC \
+    --enable-admission-plugins=NodeRestriction --allow-privileged=true --advertise-address="$API" --bind-address=0.0.0.0 \
+    --audit-policy-file=audit.yaml --audit-log-path="log/audit${name#apiserver}.log" \
+    --kubelet-client-certificate=pki/admin.crt --kubelet-client-key=pki/admin.key --kubelet-preferred-address-types=InternalIP \
+    ${APISERVER_FLAGS:-}
+}
+up() {
+  local count=${1:-3} n program programs="ip openssl nsenter" etcd
+  [ "$count" = 0 ] || programs="$programs containerd ctr runc buildah nft busybox gcc"
+  for program in $programs; do
+    command -v $program > /dev/null || { echo "cluster.sh: $program is missing; the head of this file names the packages" >&2; exit 1; }
+  done
+  [ "$(id -u)" = 0 ] || { echo "cluster.sh: needs root: network namespaces, mounts, containers" >&2; exit 1; }
+  [ ! -d n1 ] || { echo "cluster.sh: $STATE holds a cluster: run down first" >&2; exit 1; }
+  mkdir -p log pid pki
+  [ "$count" = 0 ] || images
+  [ -f pki/ca.crt ] || authority
+  net
   # What the operators under test ask for, and whether they may: the suite compares that with their roles.
   cat > audit.yaml <<Y
 apiVersion: audit.k8s.io/v1
@@ -245,22 +267,26 @@ rules:
 - {level: Metadata, userGroups: ["system:serviceaccounts:quorate-system", "system:serviceaccounts:e2e-operator"]}
 - {level: None}
 Y
-  rm -f log/audit.log
-  start etcd nsenter --net="/var/run/netns/$PREFIX-cp" "$BIN/etcd" --data-dir "$STATE/etcd" --unsafe-no-fsync
-  start apiserver nsenter --net="/var/run/netns/$PREFIX-cp" "$BIN/kube-apiserver" --etcd-servers=http://127.0.0.1:2379 \
-    --service-cluster-ip-range="$SERVICES.0.0/16" --service-account-issuer=https://kubernetes.default.svc \
-    --service-account-key-file=pki/sa.pub --service-account-signing-key-file=pki/sa.key --client-ca-file=pki/ca.crt \
-    --tls-cert-file=pki/apiserver.crt --tls-private-key-file=pki/apiserver.key --authorization-mode=Node,RBAC \
-    --enable-admission-plugins=NodeRestriction --allow-privileged=true --advertise-address="$API" --bind-address=0.0.0.0 \
-    --audit-policy-file=audit.yaml --audit-log-path=log/audit.log --kubelet-client-certificate=pki/admin.crt --kubelet-client-key=pki/admin.key --kubelet-preferred-address-types=InternalIP
-  for _ in $(seq 240); do kubectl get --raw /readyz > /dev/null 2>&1 && break; sleep 0.5; done
-  kubectl get --raw /readyz > /dev/null
+  rm -f log/audit*.log
+  if [ -n "${ETCD_SERVERS:-}" ]; then
+    etcd="--etcd-servers=$ETCD_SERVERS"
+    [ -z "${ETCD_TLS:-}" ] || etcd="$etcd --etcd-cafile=$ETCD_TLS/ca.pem --etcd-certfile=$ETCD_TLS/cert.pem --etcd-keyfile=$ETCD_TLS/key.pem"
+  else
+    start etcd nsenter --net="/var/run/netns/$PREFIX-cp" "$BIN/etcd" --data-dir "$STATE/etcd" --unsafe-no-fsync
+    etcd=--etcd-servers=http://127.0.0.1:2379
+  fi
+  for n in $(seq "${APISERVERS:-1}"); do start_apiserver "$n" "$etcd"; done
+  for n in $(seq "${APISERVERS:-1}"); do
+    for _ in $(seq 240); do kubectl --server="https://$API:$((6442 + n))" get --raw /readyz > /dev/null 2>&1 && break; sleep 0.5; done
+    kubectl --server="https://$API:$((6442 + n))" get --raw /readyz > /dev/null
+  done
   start controller-manager nsenter --net="/var/run/netns/$PREFIX-cp" "$BIN/kube-controller-manager" \
     --kubeconfig=controller-manager.kubeconfig --service-account-private-key-file=pki/sa.key --root-ca-file=pki/ca.crt \
     --cluster-signing-cert-file=pki/ca.crt --cluster-signing-key-file=pki/ca.key --cluster-cidr="$PODS.0.0/16" \
     --use-service-account-credentials --leader-elect=false --node-monitor-grace-period="${NODE_GRACE:-16s}"
   start scheduler nsenter --net="/var/run/netns/$PREFIX-cp" "$BIN/kube-scheduler" --kubeconfig=scheduler.kubeconfig --leader-elect=false
   kubectl create clusterrolebinding proxy --clusterrole=system:node-proxier --user=system:kube-proxy > /dev/null
+  [ "$count" != 0 ] || return 0
   for n in $(seq "$count"); do make_node "$n"; start_node "$n"; done
   sed -e "s#@VOLUMES@#$STATE/volumes#; s#@DNS@#$DNS#" "$here/services.yaml" | kubectl apply -f - > /dev/null
   kubectl wait --for=condition=Ready node --all --timeout=120s > /dev/null
@@ -270,7 +296,7 @@ Y
 down() {
   local n name mounted pid
   for n in $(nodes); do kill_node "$n" 2> /dev/null || true; done
-  for name in scheduler controller-manager apiserver etcd; do stop $name; done
+  for name in scheduler controller-manager $(cd pid 2> /dev/null && ls -d apiserver* 2> /dev/null) etcd; do stop "$name"; done
   for mounted in $(awk -v state="$STATE/" 'index($2, state) == 1 {print $2}' /proc/mounts | tac); do
     umount "$mounted" 2> /dev/null || umount -l "$mounted" || true
   done
@@ -287,6 +313,7 @@ command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
   up) up "$@" ;;
+  net) net ;;
   down) down ;;
   ctl) kubectl "$@" ;;
   in) n=${1:?a node}; shift; [ "$n" = 0 ] && n=cp || n=n$n; cd "$from"; netns "$n" "$@" ;;

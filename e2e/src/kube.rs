@@ -10,7 +10,7 @@ mod change;
 mod cluster;
 mod definitions;
 mod install;
-mod lab;
+pub mod lab;
 mod loss;
 mod mistakes;
 mod operator;

@@ -14,12 +14,14 @@ mod kube;
 mod load;
 mod local;
 mod mixed;
+mod overload;
 mod process;
 mod recovery;
 mod repair;
 mod report;
 mod rotation;
 mod servers;
+mod store;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -67,8 +69,12 @@ enum Suite {
     Rotation,
     /// What users do wrong and what breaks under them: errors that name field, file and remedy. Full disks need root.
     BadInput,
+    /// More than three members can do, and connections that are held and not used.
+    Overload(overload::Options),
     /// A real Kubernetes, the shipped chart and images.
     Kube(kube::Options),
+    /// A real Kubernetes whose API servers keep everything in three of our members.
+    KubernetesStore(store::Options),
     /// Upstream benchmark on real etcd and ours, alternating.
     Bench(bench::Options),
     /// etcd's own tests/common, whole or a selection, on our server.
@@ -138,6 +144,8 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Suite::Rotation => rotation::suite(&programs).await,
         Suite::BadInput => bad_input::suite(&programs).await,
         Suite::Kube(options) => kube::suite(&options).await,
+        Suite::Overload(options) => overload::suite(&programs, &options).await,
+        Suite::KubernetesStore(options) => store::suite(&programs, &options).await,
         Suite::Bench(options) => bench::suite(&programs, &options).await,
         Suite::Conformance(options) => conformance::suite(&programs, &options).await,
         Suite::All { seconds } => all(&programs, seconds).await,

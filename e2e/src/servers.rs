@@ -214,6 +214,11 @@ impl Servers {
             .collect()
     }
 
+    /// Pid of member `n`, if it runs.
+    pub fn pid(&self, n: usize) -> Option<i32> {
+        self.members.get(n)?.process.as_ref()?.pid()
+    }
+
     /// Runs member `n` with another program from now on.
     pub fn change_program(&mut self, n: usize, program: &Path) {
         self.members[n].program = program.to_owned();

@@ -18,6 +18,7 @@ pub struct Lab {
     bin: PathBuf,
     state: PathBuf,
     root: PathBuf,
+    environment: Vec<(String, String)>,
 }
 
 /// One request to the API server.
@@ -49,7 +50,17 @@ impl Lab {
             bin,
             state: state.to_owned(),
             root,
+            environment: Vec::new(),
         })
+    }
+
+    /// With more variables for cluster.sh, as its head names them.
+    pub fn with_environment(mut self, more: &[(&str, &str)]) -> Lab {
+        let more = more
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.environment.extend(more);
+        self
     }
 
     /// A file of the project.
@@ -59,7 +70,10 @@ impl Lab {
 
     fn script_command(&self) -> Command {
         let mut command = Command::new(self.file("e2e/kube/cluster.sh"));
-        command.env("BIN", &self.bin).env("STATE", &self.state);
+        command
+            .env("BIN", &self.bin)
+            .env("STATE", &self.state)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
