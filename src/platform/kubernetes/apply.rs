@@ -52,7 +52,7 @@ impl Applied {
         if let Some(known) = self.known.get(&key)
             && known.hash.is_empty()
             && !known.doubtful
-            && known.at.elapsed() < LOOK_EVERY
+            && clock::since(known.at) < LOOK_EVERY
         {
             return Ok(());
         }
