@@ -173,6 +173,8 @@ impl<D: Disk> Wal<D> {
         tail.file
             .preallocate(len)
             .map_err(Error::io("allocating", &tail.path))?;
+        // Else another crash may bring those bytes back behind the first part of a new record, which then ends like a whole one.
+        tail.file.sync_data().map_err(Error::io("syncing", &tail.path))?;
         let mut wal = Wal {
             disk: disk.clone(),
             dir: dir.to_owned(),
