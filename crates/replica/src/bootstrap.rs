@@ -226,7 +226,8 @@ fn resume<D: Disk>(
     }
     let me = identity.member_id;
     let cluster = state.membership();
-    if applied > 0 && cluster.members().next().is_some() && cluster.member(me).is_none() && !cluster.is_removed(me) {
+    let must_know = joined_by(me, applied, &newest, &contents.entries);
+    if must_know && cluster.members().next().is_some() && cluster.member(me).is_none() && !cluster.is_removed(me) {
         return Err(OpenError::ForeignDatabase { path, member: me });
     }
     snapshotter.clean(snapshot + 1)?;
@@ -275,6 +276,27 @@ fn resume<D: Disk>(
         members,
         incarnation,
     })
+}
+
+/// Whether the log says that this member belonged to the cluster when the entry at `applied` was. A member that catches up from the first
+/// entry on may be stopped before it has come to the one that adds it.
+fn joined_by(me: u64, applied: u64, snapshot: &proto::walpb::Snapshot, entries: &[Entry]) -> bool {
+    let by_snapshot = snapshot.conf_state.as_ref().is_some_and(|state| {
+        let mut all = state.voters.iter().chain(&state.learners);
+        all.any(|id| *id == me)
+    });
+    let mut changes = entries
+        .iter()
+        .filter(|entry| entry.index <= applied && entry.r#type() == EntryType::EntryConfChange)
+        .filter_map(|entry| ConfChange::decode(entry.data.clone()).ok());
+    by_snapshot
+        || changes.any(|change| {
+            let adds = [
+                ConfChangeType::ConfChangeAddNode,
+                ConfChangeType::ConfChangeAddLearnerNode,
+            ];
+            adds.contains(&change.r#type()) && change.node_id == me
+        })
 }
 
 /// Entries that remove everybody else, for a member that is to go on alone (etcd server/storage/util.go).

@@ -91,6 +91,13 @@ pub struct Config {
     pub segment_bytes: u64,
     /// `--backend-batch-interval`: the time after which applied entries are committed to the database.
     pub commit_interval: Duration,
+    /// Entries between two shortenings of the log in memory; only tests choose another number than etcd's (3.6 and later).
+    pub memory_interval: u64,
+    /// The log in memory is not shortened for this long after a snapshot was sent, so that its receiver can catch up from it; only
+    /// tests choose another time than etcd's.
+    pub release_delay: Duration,
+    /// Encoded bytes of entries in one message to a follower, at least one entry; only tests choose another than etcd's.
+    pub append_bytes: u64,
     /// `--max-wals`: segments of the log beyond which those that are not needed any more are removed; 0 keeps all.
     pub log_segments_max: usize,
     /// `--max-snapshots`: `.snap` files that are kept; 0 keeps all.
@@ -131,6 +138,9 @@ impl Default for Config {
             catch_up_entries: 5_000,
             segment_bytes: wal::SEGMENT_BYTES,
             commit_interval: Duration::from_millis(100),
+            memory_interval: 100,
+            release_delay: Duration::from_secs(30),
+            append_bytes: 1 << 20,
             log_segments_max: 5,
             snapshots_max: 5,
             compaction_batch: 1000,

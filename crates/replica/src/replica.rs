@@ -112,6 +112,7 @@ impl<D: Disk> Replica<D> {
             check_quorum: true,
             pre_vote: config.pre_vote,
             step_down_on_removal: true,
+            max_size_per_msg: config.append_bytes,
             seed: config.seed ^ identity.member_id,
             ..raft::Config::default()
         };
@@ -283,7 +284,7 @@ impl<D: Disk> Replica<D> {
     /// Hands waiting requests to raft, all in one go: one append, one write, one message per peer.
     fn propose(&mut self) -> Result<(), Fatal> {
         // A lease that ran out here may live on under the new leader (etcd #15247).
-        if self.raft.state() != StateType::Leader && !mutant::planted("H40") {
+        if self.raft.state() != StateType::Leader && !(mutant::planted("H40") || mutant::planted("Q25")) {
             self.proposals.retain(|proposal| !proposal.as_leader);
         }
         if self.proposals.is_empty() || !self.may_propose() {

@@ -18,10 +18,6 @@ use crate::error::Fatal;
 use crate::io::{CommitJob, Committed, Output};
 use crate::replica::Replica;
 
-/// Entries between two snapshots of the log in memory (etcd 3.6+).
-const MEMORY_INTERVAL: u64 = 100;
-/// The log is not shortened for this long after a snapshot was sent, so that its receiver can catch up from it.
-const RELEASE_DELAY: Uptime = Uptime::from_secs(30);
 /// Snapshots that may wait for a commit; raft asks again for those that are dropped.
 const WANTED_MAX: usize = 16;
 
@@ -191,13 +187,16 @@ impl<D: Disk> Replica<D> {
     /// Gives up entries in memory that nobody needs: those more than `catch_up_entries` behind.
     pub(crate) fn shorten_log_in_memory(&mut self, now: Uptime) -> Result<(), Fatal> {
         let applied = self.applied();
-        if applied < self.snapshots.memory_index + MEMORY_INTERVAL {
+        if applied < self.snapshots.memory_index + self.config.memory_interval {
             return Ok(());
         }
         self.snapshots.memory_index = applied;
         let conf_state = self.raft.conf_state();
         let busy = self.snapshots.sending > 0 || now < self.snapshots.shorten_after;
-        let keep_from = applied.saturating_sub(self.config.catch_up_entries);
+        // Raft itself still looks at what it does not know to be applied, before it campaigns.
+        let keep_from = applied
+            .saturating_sub(self.config.catch_up_entries)
+            .min(self.raft.applied());
         let storage = self.raft.storage_mut();
         ignore_old(
             storage
@@ -213,7 +212,7 @@ impl<D: Disk> Replica<D> {
     pub(crate) fn snapshot_sent(&mut self, member_id: u64, ok: bool, now: Uptime) -> Result<(), Fatal> {
         self.snapshots.sending = self.snapshots.sending.saturating_sub(1);
         if ok {
-            self.snapshots.shorten_after = now + RELEASE_DELAY;
+            self.snapshots.shorten_after = now + self.config.release_delay;
         }
         let status = if ok {
             SnapshotStatus::Finish

@@ -128,6 +128,9 @@ fn translate(config: &Config) -> Result<replica::Config, String> {
         snapshot_count: config.snapshot_count.max(1),
         catch_up_entries: config.snapshot_catchup_entries,
         segment_bytes: defaults.segment_bytes,
+        memory_interval: defaults.memory_interval,
+        release_delay: defaults.release_delay,
+        append_bytes: defaults.append_bytes,
         commit_interval: config
             .backend_batch_interval
             .positive()
