@@ -55,6 +55,12 @@ struct World {
     lies: bool,
     /// Syncs that lied.
     lied: u64,
+    /// Syncs that failed.
+    failed_syncs: u64,
+    /// Whether a crash may leave a sector half old and half new.
+    tears: bool,
+    /// Sectors that were left so.
+    torn: u64,
     /// Where the last planned fault struck.
     struck: Option<(&'static str, PathBuf)>,
     inodes: BTreeMap<u64, Inode>,
@@ -104,6 +110,9 @@ impl MemoryDisk {
             capacity: None,
             lies: false,
             lied: 0,
+            failed_syncs: 0,
+            tears: true,
+            torn: 0,
             struck: None,
             inodes: BTreeMap::new(),
             names: Names::default(),
@@ -172,6 +181,22 @@ impl MemoryDisk {
     /// Syncs that lied so far.
     pub fn lied(&self) -> u64 {
         self.world().lied
+    }
+
+    /// Whether crashes from now on may leave a sector half old and half new, as disks promise not to. What was written by then and
+    /// not synced may be beyond telling from decay.
+    pub fn set_tearing(&self, tears: bool) {
+        self.world().tears = tears;
+    }
+
+    /// Sectors that crashes left half old and half new so far.
+    pub fn torn(&self) -> u64 {
+        self.world().torn
+    }
+
+    /// Syncs, of contents or names, that failed so far while there was power. Whoever goes on after one serves what may be lost.
+    pub fn failed_syncs(&self) -> u64 {
+        self.world().failed_syncs
     }
 
     /// Which call the last planned fault struck, and on which file.
@@ -299,17 +324,37 @@ impl World {
     }
 
     fn crash(&mut self) {
-        let mood = self.random.below(4);
+        let mood = self.random.below(5);
         for inode in self.inodes.values_mut() {
             let mut content = inode.durable.clone();
             let survivors = self.random.below(inode.journal.len() + 1);
+            let in_flight = inode.journal.len().saturating_sub(1);
+            // The sector at which the power fails in the middle is the last one of its file that is written.
+            let mut torn = false;
             for (index, change) in inode.journal.drain(..).enumerate() {
                 content.survive(&change, |random_fate| match mood {
+                    _ if torn => Fate::Lost,
                     0 => Fate::Lost,
                     1 => Fate::Kept,
                     2 if index < survivors => Fate::Kept,
                     2 => Fate::Lost,
-                    _ => random_fate(&mut self.random),
+                    // The last write was under way, and is what suffers.
+                    3 if index < in_flight => Fate::Kept,
+                    _ => {
+                        let draw: content::Draw = if mood == 3 {
+                            content::draw_in_flight
+                        } else {
+                            random_fate
+                        };
+                        match draw(&mut self.random) {
+                            Fate::Torn(_) if !self.tears => Fate::Lost,
+                            fate => {
+                                torn = matches!(fate, Fate::Torn(_));
+                                self.torn += u64::from(torn);
+                                fate
+                            }
+                        }
+                    }
                 });
             }
             inode.live = content.clone();
@@ -446,7 +491,10 @@ impl Disk for MemoryDisk {
         }
         match world.begin("sync directory", &|_| dir.to_owned())? {
             Some(Fault::PowerLoss) => Err(power_is_off()),
-            Some(Fault::Error(kind)) => Err(kind.into()),
+            Some(Fault::Error(kind)) => {
+                world.failed_syncs += 1;
+                Err(kind.into())
+            }
             None if world.lies => {
                 world.lied += 1;
                 Ok(())
@@ -544,9 +592,15 @@ impl File for MemoryFile {
         match fault {
             Some(Fault::PowerLoss) => Err(power_is_off()),
             Some(Fault::Error(kind)) => {
+                let mut torn = false;
                 for change in inode.journal.drain(..) {
-                    inode.durable.survive(&change, |random_fate| random_fate(random));
+                    inode.durable.survive(&change, |random_fate| {
+                        let fate = if torn { Fate::Lost } else { random_fate(random) };
+                        torn |= matches!(fate, Fate::Torn(_));
+                        fate
+                    });
                 }
+                world.failed_syncs += 1;
                 Err(kind.into())
             }
             None => {

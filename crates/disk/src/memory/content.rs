@@ -48,6 +48,17 @@ fn draw(random: &mut Random) -> Fate {
     }
 }
 
+/// What becomes of a sector that was being written when the power failed: nothing is likelier than the rest.
+pub fn draw_in_flight(random: &mut Random) -> Fate {
+    match random.below(4) {
+        // The heads of pages and records are where it matters.
+        0 => Fate::Torn(1 + random.next() % if random.below(2) == 0 { 96 } else { SECTOR - 1 }),
+        1 => Fate::Zeroed,
+        2 => Fate::Lost,
+        _ => Fate::Kept,
+    }
+}
+
 impl Change {
     /// Leaves a random beginning of a write, and nothing of anything else.
     pub fn shorten(&mut self, below: &mut dyn FnMut(usize) -> usize) {
