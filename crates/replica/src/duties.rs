@@ -87,7 +87,8 @@ impl<D: Disk> Replica<D> {
                 now,
             )?;
         }
-        if leads && now.saturating_sub(self.duties.leases_at) >= LEASE_INTERVAL {
+        let ends_leases = leads || mutant::planted("Q25");
+        if ends_leases && now.saturating_sub(self.duties.leases_at) >= LEASE_INTERVAL {
             self.duties.leases_at = now;
             let expired = self.state.expired_leases(now, LEASES_MAX);
             if let Some(observer) = self.config.observer.as_ref().filter(|_| !expired.is_empty()) {

@@ -178,10 +178,22 @@ impl World {
             range_end: Bytes::new(),
         };
         let mut success = vec![op(Op::RequestPut(self.some_put(client, key.clone())))];
-        let other = self.key();
-        if other != key {
-            let put = self.some_put(client, other.clone());
-            success.push(op(Op::RequestPut(put)));
+        let mut named = vec![key.clone()];
+        for _ in 0..*self.random.pick(&[1, 1, 2, 4]) {
+            let other = self.key();
+            if named.contains(&other) {
+                continue;
+            }
+            named.push(other.clone());
+            success.push(op(if self.random.chance(850) {
+                Op::RequestPut(self.some_put(client, other))
+            } else {
+                Op::RequestDeleteRange(DeleteRangeRequest {
+                    key: other,
+                    prev_kv: self.random.chance(300),
+                    ..DeleteRangeRequest::default()
+                })
+            }));
         }
         if self.random.chance(300) {
             success.insert(0, op(Op::RequestRange(self.some_range())));
@@ -329,7 +341,8 @@ impl World {
         let now = self.now;
         let paused = self.members.get(&member).map_or(0, |member| member.paused_until);
         if paused > now {
-            return self.at(paused, Event::Arrive(client, turn, member, Box::new(request)));
+            let at = paused + self.random.within(0, 3 * MS);
+            return self.at(at, Event::Arrive(client, turn, member, Box::new(request)));
         }
         let life = self.life(member);
         let Some(process) = self.process(member) else {

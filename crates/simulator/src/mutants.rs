@@ -90,6 +90,9 @@ pub const MUTANTS: &[(&str, &str)] = &[
     ("Q36", "the previous pair of an event is the present one"),
 ];
 
+/// Those of them that the simulator is not expected to find, and why.
+pub const UNFOUND: &[(&str, &str)] = &[];
+
 struct Found {
     seeds: u64,
     took: Duration,
@@ -115,7 +118,7 @@ fn hunt(name: &'static str, from: u64, budget: u64) -> Option<Found> {
     found
 }
 
-/// Plants each bug and prints how soon it is found.
+/// Plants each bug and prints how soon it is found: the median of `times` searches. Fails when one is missed that is not in [`UNFOUND`].
 pub fn run(only: Option<&str>, budget: u64, times: u64, jobs: usize) -> ExitCode {
     let chosen: Vec<(&'static str, &'static str)> = MUTANTS
         .iter()
@@ -158,7 +161,11 @@ pub fn run(only: Option<&str>, budget: u64, times: u64, jobs: usize) -> ExitCode
                             );
                         }
                         _ => {
-                            println!("{name:<5} {budget:>6}         -  {what}: NOT FOUND");
+                            let why = UNFOUND.iter().find(|(unfound, _)| *unfound == name);
+                            println!(
+                                "{name:<5} {budget:>6}         -  {what}: NOT FOUND{}",
+                                why.map(|(_, why)| format!(" ({why})")).unwrap_or_default()
+                            );
                             missed
                                 .lock()
                                 .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -176,6 +183,10 @@ pub fn run(only: Option<&str>, budget: u64, times: u64, jobs: usize) -> ExitCode
         caught.into_inner(),
         chosen.len()
     );
+    missed.retain(|name| !UNFOUND.iter().any(|(unfound, _)| unfound == name));
+    if !missed.is_empty() {
+        println!("these used to be found: {missed:?}");
+    }
     if missed.is_empty() {
         ExitCode::SUCCESS
     } else {

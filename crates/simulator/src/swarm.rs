@@ -33,6 +33,8 @@ pub enum Trouble {
     Backup,
     Reconfigure,
     CleanRestart,
+    CutAtSnapshot,
+    DecayedMeta,
 }
 
 /// All of them.
@@ -60,6 +62,8 @@ pub const TROUBLES: &[Trouble] = &[
     Trouble::Backup,
     Trouble::Reconfigure,
     Trouble::CleanRestart,
+    Trouble::CutAtSnapshot,
+    Trouble::DecayedMeta,
 ];
 
 impl Trouble {
@@ -89,6 +93,8 @@ impl Trouble {
             Trouble::Backup => "backup",
             Trouble::Reconfigure => "change of members",
             Trouble::CleanRestart => "clean restart",
+            Trouble::CutAtSnapshot => "power cut at a snapshot",
+            Trouble::DecayedMeta => "decayed meta page",
         }
     }
 }
@@ -144,6 +150,8 @@ pub struct Swarm {
     pub page_size: usize,
     /// `--pre-vote`.
     pub pre_vote: bool,
+    /// `--heartbeat-interval`.
+    pub tick: Time,
     /// Ticks of the election timeout.
     pub election_ticks: u64,
     /// Whether leases are checkpointed.
@@ -154,11 +162,32 @@ pub struct Swarm {
     pub catch_up_window: usize,
     /// How long a replica's thread may be late with its work.
     pub laziness: Time,
+    /// Entries between two shortenings of the log in memory.
+    pub memory_interval: u64,
+    /// How long it is not shortened after a snapshot was sent.
+    pub release_delay: Time,
+    /// Bytes of entries in a message.
+    pub append_bytes: u64,
+    /// `--compaction-batch-limit`.
+    pub compaction_batch: usize,
+    /// `--compaction-sleep-interval`.
+    pub compaction_pause: Time,
+    /// `--max-wals`.
+    pub log_files: usize,
+    /// How long a database is on its way to a peer or to a client, about.
+    pub transfer: Time,
+    /// How often a new leader is cut off soon after its election, in a thousand.
+    pub churn: u64,
     /// Revisions that are kept, when the leader compacts by itself.
     pub auto_compaction: Option<i64>,
 }
 
 impl Swarm {
+    /// The election timeout.
+    pub fn election(&self) -> Time {
+        self.tick * self.election_ticks
+    }
+
     /// The world of a seed.
     pub fn draw(random: &mut Random) -> Swarm {
         let members = *random.pick(&[1, 3, 3, 3, 3, 3, 5, 5]);
@@ -167,6 +196,10 @@ impl Swarm {
             troubles.push(Trouble::PowerCut);
         }
         let quiet_net = random.chance(400);
+        let tick = *random.pick(&[20 * MS, 20 * MS, 50 * MS, 100 * MS]);
+        let election_ticks = *random.pick(&[4, 5, 10, 10, 20]);
+        // Trouble goes by the time in which a cluster can deal with it: too much at once and nothing ever happens.
+        let election = tick * election_ticks;
         Swarm {
             members,
             clients: random.within(2, 6) as usize,
@@ -176,8 +209,8 @@ impl Swarm {
             value_bytes: *random.pick(&[(8, 20), (20, 400), (20, 3000)]),
             leases: random.chance(600),
             txns: random.chance(750),
-            duration: random.within(4, 14) * SECOND,
-            trouble_pause: *random.pick(&[200 * MS, 600 * MS, 1500 * MS]),
+            duration: (election * random.within(10, 40)).clamp(3 * SECOND, 8 * SECOND),
+            trouble_pause: election * *random.pick(&[1, 2, 6]) / 2,
             troubles,
             drop: if quiet_net { 0 } else { random.within(0, 150) },
             duplicate: if quiet_net { 0 } else { random.within(0, 200) },
@@ -192,11 +225,20 @@ impl Swarm {
             batch_ops: *random.pick(&[3, 50, 10_000]),
             page_size: *random.pick(&[512, 1024, 4096]),
             pre_vote: random.chance(850),
-            election_ticks: *random.pick(&[5, 10, 10, 20]),
+            tick,
+            election_ticks,
             checkpoint: random.chance(300),
             watch_buffer: *random.pick(&[1, 3, 128]),
             catch_up_window: *random.pick(&[1, 7, 1000]),
-            laziness: *random.pick(&[0, 0, 300, 3 * MS]),
+            laziness: *random.pick(&[0, 0, 300, 3 * MS, 30 * MS]),
+            memory_interval: *random.pick(&[5, 20, 100]),
+            release_delay: *random.pick(&[0, SECOND, 30 * SECOND]),
+            append_bytes: *random.pick(&[1 << 20, 1 << 20, 200, 1]),
+            compaction_batch: *random.pick(&[1, 5, 1000]),
+            compaction_pause: *random.pick(&[10 * MS, 10 * MS, 300 * MS]),
+            log_files: *random.pick(&[1, 2, 5]),
+            transfer: *random.pick(&[20 * MS, 20 * MS, 200 * MS, SECOND]),
+            churn: *random.pick(&[0, 0, 0, 200, 700]),
             auto_compaction: random.chance(250).then(|| random.within(5, 60) as i64),
         }
     }
@@ -232,7 +274,8 @@ impl fmt::Display for Swarm {
         writeln!(
             f,
             "limits: snapshot every {} entries and {} kept, log files of {} bytes, commits every {} ms or {} writes, pages of {} bytes, \
-             election after {} ticks, pre-vote {}, checkpoints {}, watch buffer {}, window {}, auto compaction {:?}",
+             election after {} ticks of {} ms, pre-vote {}, checkpoints {}, watch buffer {}, window {}, auto compaction {:?}, \
+             log in memory cut every {} entries and {} ms after snapshots, {} bytes of entries a message, compaction by {} every {} ms, {} log files kept, databases travel {} ms, leaders cut off {} ‰",
             self.snapshot_count,
             self.catch_up_entries,
             self.segment_bytes,
@@ -240,11 +283,20 @@ impl fmt::Display for Swarm {
             self.batch_ops,
             self.page_size,
             self.election_ticks,
+            ms(self.tick),
             self.pre_vote,
             self.checkpoint,
             self.watch_buffer,
             self.catch_up_window,
-            self.auto_compaction
+            self.auto_compaction,
+            self.memory_interval,
+            ms(self.release_delay),
+            self.append_bytes,
+            self.compaction_batch,
+            ms(self.compaction_pause),
+            self.log_files,
+            ms(self.transfer),
+            self.churn
         )?;
         let names: Vec<&str> = self.troubles.iter().map(|trouble| trouble.what()).collect();
         write!(

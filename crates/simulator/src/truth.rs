@@ -31,6 +31,8 @@ pub struct Truth {
     /// What the log does.
     pub model: Model,
     log: Vec<Audit>,
+    /// The store's revision after each entry.
+    revisions: Vec<i64>,
     /// By request id.
     fates: BTreeMap<u64, Fate>,
     leaders: BTreeMap<u64, u64>,
@@ -50,6 +52,7 @@ impl Truth {
         Truth {
             model: Model::new(ttl_min),
             log: Vec::new(),
+            revisions: Vec::new(),
             fates: BTreeMap::new(),
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
@@ -63,6 +66,14 @@ impl Truth {
     /// The last index that any member applied.
     pub fn last(&self) -> u64 {
         self.log.len() as u64
+    }
+
+    /// The store's revision after an entry; `None` for one that nobody applied.
+    pub fn revision_at(&self, index: u64) -> Option<i64> {
+        match index.checked_sub(1) {
+            None => Some(1),
+            Some(place) => self.revisions.get(place as usize).copied(),
+        }
     }
 
     /// The term of an entry.
@@ -107,6 +118,7 @@ impl Truth {
             self.take(&request, audit.index, now)?;
         }
         self.log.push(audit);
+        self.revisions.push(self.model.revision);
         Ok(true)
     }
 

@@ -88,6 +88,10 @@ pub enum Event {
     Upkeep,
     /// A member that was removed stops.
     Leave(Life),
+    /// A new leader is cut off.
+    Churn(Life),
+    /// Somebody has read a backup to its end.
+    Backup(Life, FileView<MemoryDisk>),
     /// A client reads at a member whose read is confirmed.
     Read(Life, usize, u64, Box<Request>),
 }
@@ -184,6 +188,8 @@ pub struct World {
     open_changes: std::collections::BTreeSet<u64>,
     /// Members that upkeep is asked to remove although they are well.
     unwanted: Vec<u64>,
+    /// Whoever receives the next snapshot loses power after so many disk calls.
+    cut_at_snapshot: Option<u64>,
     values: u64,
 }
 
@@ -257,6 +263,7 @@ impl World {
             latest: (0, Vec::new()),
             open_changes: Default::default(),
             unwanted: Vec::new(),
+            cut_at_snapshot: None,
             values: 0,
             swarm,
         }
@@ -415,6 +422,8 @@ impl World {
             Event::Watcher(watcher) => self.watcher_turn(watcher),
             Event::Upkeep => self.upkeep(),
             Event::Leave(life) => self.leave(life.member),
+            Event::Churn(life) => self.churn(life),
+            Event::Backup(life, view) => self.check_backup(life, view),
             Event::Read(life, client, turn, request) => self.read(life, client, turn, *request),
         }
     }
@@ -519,7 +528,11 @@ impl World {
     }
 
     pub(crate) fn count(&mut self, trouble: Trouble) {
-        *self.figures.troubles.entry(trouble.what()).or_default() += 1;
+        self.count_named(trouble.what());
+    }
+
+    pub(crate) fn count_named(&mut self, what: &'static str) {
+        *self.figures.troubles.entry(what).or_default() += 1;
     }
 }
 
@@ -536,6 +549,8 @@ impl Event {
             | Event::DatabaseDone(life, _)
             | Event::Watches(life)
             | Event::Leave(life)
+            | Event::Churn(life)
+            | Event::Backup(life, _)
             | Event::Read(life, ..) => Some(*life),
             Event::Message(_)
             | Event::Transfer(_)

@@ -142,6 +142,7 @@ impl Progress {
         if mutant::planted("H45") {
             self.next = rejected.min(hint.saturating_add(1)).max(1);
         }
+        debug_assert!(self.next > self.matched, "what was acknowledged is not sent again");
         self.sent_commit = self.sent_commit.min(self.next - 1);
         self.msg_app_flow_paused = false;
         true

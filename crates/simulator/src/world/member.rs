@@ -39,6 +39,8 @@ pub struct Member {
     pub(crate) excused: bool,
     /// Syncs lied, or failed and were forgotten, since the last time all was durable: the next power cut loses promises.
     pub(crate) doubtful: bool,
+    /// Syncs of its disk that had failed before the piece of work under way.
+    failed_syncs: u64,
     /// Its disk has a limit.
     pub(crate) limited: bool,
     /// How many microseconds its clock gains in a thousand.
@@ -121,6 +123,7 @@ impl World {
             lost: false,
             excused: false,
             doubtful: false,
+            failed_syncs: 0,
             limited: false,
             drift,
             wall_offset: 0,
@@ -142,10 +145,17 @@ impl World {
             name: member.name.clone(),
             client_urls: vec![format!("http://{}:2379", member.name)],
             start: member.start.clone(),
+            tick: uptime(swarm.tick),
             election_ticks: swarm.election_ticks,
             pre_vote: swarm.pre_vote,
             snapshot_count: swarm.snapshot_count,
             catch_up_entries: swarm.catch_up_entries,
+            memory_interval: swarm.memory_interval,
+            release_delay: uptime(swarm.release_delay),
+            append_bytes: swarm.append_bytes,
+            compaction_batch: swarm.compaction_batch,
+            compaction_pause: uptime(swarm.compaction_pause),
+            log_segments_max: swarm.log_files,
             segment_bytes: swarm.segment_bytes,
             commit_interval: uptime(swarm.commit_interval),
             auto_compaction: swarm.auto_compaction.map(AutoCompaction::Revision),
@@ -185,7 +195,12 @@ impl World {
             return;
         };
         self.figures.starts += 1;
+        let failed_syncs = disk.failed_syncs();
         let opened = Replica::open(disk.clone(), config, uptime(0));
+        if opened.is_ok() && disk.failed_syncs() > failed_syncs {
+            let name = self.name(id);
+            return self.fail(format!("{name} started in spite of a failed sync"));
+        }
         let name = self.name(id);
         let (replica, writer) = match opened {
             Ok(opened) => opened,
@@ -242,9 +257,18 @@ impl World {
                 member.excused = false;
             }
         }
+        // What came back from the disk is what the log made, up to its index.
+        if let Some(right) = self.truth.revision_at(applied).filter(|right| *right != last_revision) {
+            return self.fail(format!(
+                "{name} comes back at revision {last_revision} with index {applied}, where {right} is right"
+            ));
+        }
+        if !disk.is_off() {
+            self.compare_with_model(id);
+        }
         let life = self.life(id);
         // A cut that the start did not reach is waiting for what comes after it.
-        let first = self.random.within(0, 100 * MS);
+        let first = self.random.within(0, self.swarm.tick);
         self.after(first, Event::Tick(life));
         self.wake(life);
     }
@@ -253,9 +277,17 @@ impl World {
         let Some(member) = self.members.get(&life.member) else {
             return;
         };
-        let period = (100 * MS as i64 - 100 * MS as i64 * member.drift / 1000) as u64;
+        let tick = self.swarm.tick as i64;
+        let period = (tick - tick * member.drift / 1000) as u64;
         self.after(period, Event::Tick(life));
         self.feed(life, Input::Tick);
+        if let Some(process) = self.process(life.member)
+            && process.replica.leads()
+            && !process.replica.conf_state().voters.contains(&life.member)
+        {
+            let name = self.name(life.member);
+            return self.fail(format!("{name} leads, but is no voter any more"));
+        }
         let pause = 0;
         self.wake_watches(life, pause);
     }
@@ -360,11 +392,10 @@ impl World {
             let result = self.truth.leads(id, term);
             self.must(result);
         }
-        if applied == self.truth.last() && revision != self.truth.model.revision {
+        if let Some(right) = self.truth.revision_at(applied).filter(|right| *right != revision) {
             let name = self.name(id);
             self.fail(format!(
-                "{name} is at revision {revision} after index {applied}, where {} is right",
-                self.truth.model.revision
+                "{name} is at revision {revision} after index {applied}, where {right} is right"
             ));
         }
     }
@@ -385,7 +416,7 @@ impl World {
                 }
             }
             Output::SendSnapshot { message, database } => {
-                let delay = self.swarm.latency + self.random.around(20 * MS);
+                let delay = self.swarm.latency + self.random.around(self.swarm.transfer);
                 self.story
                     .tell(self.now, || format!("a snapshot is on its way to {:x}", message.to));
                 self.after(
@@ -398,19 +429,9 @@ impl World {
                 );
             }
             Output::SnapshotTaken(view) => {
-                let problems = check_file(&view);
-                self.figures.fsck += 1;
-                // The power may have gone while this was in hand.
-                let excused = self
-                    .members
-                    .get(&id)
-                    .is_some_and(|member| member.excused || member.disk.is_off());
-                if let Some(problem) = problems.first()
-                    && !excused
-                {
-                    let name = self.name(id);
-                    self.fail(format!("a backup of {name} is damaged: {problem:?}"));
-                }
+                // It is read slowly, while writes go on.
+                let delay = self.random.around(self.swarm.transfer);
+                self.after(delay, Event::Backup(life, view));
             }
             Output::Applied(answers) => {
                 for (request, result) in answers {
@@ -430,6 +451,11 @@ impl World {
             }
             Output::ReadsReady(number) => self.reads_ready(life, number),
             Output::Leader { leader, term } => {
+                if leader == id && !self.calm && self.random.chance(self.swarm.churn) {
+                    // While its first entries are on their way.
+                    let delay = self.random.within(0, 6 * (self.swarm.latency + self.swarm.sync) + MS);
+                    self.after(delay, Event::Churn(life));
+                }
                 let (name, leader_name) = (self.name(id), self.name(leader));
                 self.story.note(&[3, id, leader, term]);
                 self.story.tell(self.now, || match leader {
@@ -499,14 +525,63 @@ impl World {
     }
 
     pub(crate) fn write_log(&mut self, life: Life) {
+        self.before_work(life.member);
         let Some(process) = self.process(life.member) else {
             return;
         };
         let jobs = std::mem::take(&mut process.log_waiting);
         let result = process.writer.persist(jobs);
+        let survived = result.is_ok();
         let failed = result.is_err();
         let delay = if failed { 0 } else { self.random.within(1, 300) };
         self.after(delay, Event::LogDone(life, Box::new(result)));
+        if survived {
+            self.no_sync_failed(life.member, "log");
+        }
+    }
+
+    /// After a failed sync a process must not go on: what it calls durable may be lost.
+    fn no_sync_failed(&mut self, id: u64, thread: &str) {
+        let Some(member) = self.members.get_mut(&id) else {
+            return;
+        };
+        let failed = member.disk.failed_syncs();
+        // A sync of a defragmentation or of a snapshot on its way in may fail and leave all as it was.
+        let others = std::mem::replace(&mut member.failed_syncs, failed);
+        let struck = member.disk.struck();
+        if failed > others
+            && let Some((call @ ("sync" | "sync directory"), path)) = struck
+        {
+            let name = self.name(id);
+            self.fail(format!(
+                "{name}'s {thread} survived a failed {call} of {}",
+                path.display()
+            ));
+        }
+    }
+
+    /// How many syncs had failed before a piece of work that must not survive one.
+    fn before_work(&mut self, id: u64) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.failed_syncs = member.disk.failed_syncs();
+        }
+    }
+
+    /// A backup that was read for a while is as whole as it was when it was begun.
+    pub(crate) fn check_backup(&mut self, life: Life, view: replica::state_machine::FileView<MemoryDisk>) {
+        let problems = check_file(&view);
+        self.figures.fsck += 1;
+        // The power may have gone while this was in hand.
+        let excused = self
+            .members
+            .get(&life.member)
+            .is_some_and(|member| member.excused || member.disk.is_off());
+        if let Some(problem) = problems.first()
+            && !excused
+        {
+            let name = self.name(life.member);
+            self.fail(format!("a backup of {name} is damaged: {problem:?}"));
+        }
     }
 
     fn queue_database(&mut self, life: Life, work: DatabaseWork) {
@@ -534,6 +609,7 @@ impl World {
     }
 
     pub(crate) fn work_on_database(&mut self, life: Life) {
+        self.before_work(life.member);
         let Some(process) = self.process(life.member) else {
             return;
         };
@@ -551,8 +627,12 @@ impl World {
                 DatabaseDone::Step(step.map(|progress| progress.done).map_err(|error| error.to_string()))
             }
         };
+        let survived = matches!(done, DatabaseDone::Commit(Ok(_)));
         let delay = self.random.within(1, 300);
         self.after(delay, Event::DatabaseDone(life, Box::new(done)));
+        if survived {
+            self.no_sync_failed(life.member, "database");
+        }
     }
 
     pub(crate) fn database_done(&mut self, life: Life, done: DatabaseDone) {
@@ -627,6 +707,17 @@ impl World {
         }
     }
 
+    /// How long a machine takes to come back: mostly less than an election, sometimes much longer.
+    fn restart_delay(&mut self) -> Time {
+        let election = self.swarm.election();
+        let most = if self.random.chance(200) {
+            3 * SECOND
+        } else {
+            2 * election
+        };
+        self.random.within(10 * MS, most)
+    }
+
     /// The process is gone; what it held is forgotten.
     pub(crate) fn stop(&mut self, id: u64) {
         let Some(member) = self.members.get_mut(&id) else {
@@ -672,12 +763,13 @@ impl World {
             return self.stop(id);
         }
         self.stop(id);
-        let delay = self.random.within(50 * MS, 3000 * MS);
+        let delay = self.restart_delay();
         self.after(delay, Event::Start(id));
     }
 
     /// The power of a machine fails, and comes back after a while.
     pub(crate) fn cut_power(&mut self, id: u64) {
+        let tears = self.may_break(id);
         let Some(member) = self.members.get_mut(&id) else {
             return;
         };
@@ -687,7 +779,12 @@ impl World {
         }
         member.paused_until = 0;
         member.cut_at_message = false;
-        member.disk.crash();
+        let disk = member.disk.clone();
+        let torn = disk.torn();
+        disk.set_tearing(tears);
+        disk.crash();
+        // A sector that is half old and half new may look like one that decayed: then it is right not to start.
+        member.excused |= disk.torn() > torn;
         if member.doubtful {
             // Promises may be broken now. Raft cannot bear that: the member must not come back under this name.
             member.lost = true;
@@ -696,7 +793,7 @@ impl World {
                 .tell(self.now, || format!("{name}'s disk had lied: it is given up"));
             return;
         }
-        let delay = self.random.within(50 * MS, 3000 * MS);
+        let delay = self.restart_delay();
         let cut_again = self.random.chance(150) && !self.calm;
         let calls = self.random.within(0, 60);
         if let Some(member) = self.members.get_mut(&id)
@@ -766,6 +863,10 @@ impl World {
             return false;
         };
         let disk = member.disk.clone();
+        // The most delicate moments of a disk are those around a snapshot.
+        if !half && let Some(calls) = self.cut_at_snapshot.take() {
+            disk.cut_power_at(disk.operations() + calls);
+        }
         let write = || -> Result<bool, String> {
             let file = disk.open(path, Open::CreateNew).map_err(|error| error.to_string())?;
             let mut at = 0;
@@ -932,6 +1033,10 @@ impl World {
                     return Err(format!("{other:x} and {id:x} differ: {same:?} and {seen:?}"));
                 }
                 Some(_) => {}
+            }
+            let watches = process.hub.stats();
+            if watches.slow_watchers > watches.watchers {
+                return Err(format!("{name} keeps watchers of streams that are closed: {watches:?}"));
             }
             // What must not pile up.
             let list = |dir: &str| member.disk.list(Path::new(dir)).unwrap_or_default();

@@ -3,7 +3,7 @@
 use proto::raftpb::{Message, MessageType};
 use replica::Input;
 
-use super::{Event, Life, MS, World};
+use super::{Event, Life, MS, Relief, World};
 
 impl World {
     pub(crate) fn send(&mut self, from: Life, message: Message) {
@@ -53,6 +53,12 @@ impl World {
         if !self.calm && !once && self.random.chance(self.swarm.duplicate) {
             self.figures.doubled += 1;
             let later = at + self.random.around(latency * 4 + MS);
+            // Some waited in the buffers of a connection that nobody looked at.
+            let later = if self.random.chance(100) {
+                later + self.random.within(0, 2000 * MS)
+            } else {
+                later
+            };
             self.at(later, Event::Message(Box::new(message.clone())));
         }
         self.at(at, Event::Message(Box::new(message)));
@@ -71,7 +77,13 @@ impl World {
             return self.after(MS, Event::Input(life, Box::new(Input::Unreachable(to))));
         };
         if member.paused_until > self.now {
-            let at = member.paused_until;
+            // Each connection is read when its turn comes, in its own order.
+            let mut at = member.paused_until + self.random.within(0, 5 * MS);
+            if !self.swarm.reorder || self.calm {
+                let last = self.links.entry((from, to)).or_default();
+                at = at.max(*last + 1);
+                *last = at;
+            }
             return self.at(at, Event::Message(Box::new(message)));
         }
         // Peers that were removed are not let in.
@@ -110,6 +122,32 @@ impl World {
     pub(crate) fn heal_links(&mut self) {
         self.blocked.clear();
         self.slow.clear();
+    }
+
+    /// Cuts a leader off from all others, or from all but one: what it has begun stays with few.
+    pub(crate) fn churn(&mut self, life: Life) {
+        if self.calm || self.leader() != Some(life.member) {
+            return;
+        }
+        let mut others: Vec<u64> = self.members.keys().copied().filter(|id| *id != life.member).collect();
+        if others.len() > 1 && self.random.chance(500) {
+            let spared = self.random.below(others.len() as u64) as usize;
+            others.swap_remove(spared);
+        }
+        if others.is_empty() {
+            return;
+        }
+        for other in others {
+            self.block(life.member, other);
+            self.block(other, life.member);
+        }
+        let name = self.name(life.member);
+        self.count_named("leader cut off after its election");
+        self.story.note(&[8, life.member, self.now]);
+        self.story.tell(self.now, || format!("-- leader cut off ({name})"));
+        let election = self.swarm.election();
+        let until = self.random.within(election / 4, 3 * election);
+        self.after(until, Event::Relief(Relief::Links));
     }
 
     /// Makes a link slow.

@@ -8,7 +8,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use disk::Disk;
+use disk::{Disk, File};
 use replica::Input;
 
 use super::{Event, MS, Relief, SECOND, World};
@@ -46,7 +46,8 @@ impl World {
     fn befalls(&mut self, trouble: Trouble, victim: u64) -> bool {
         let ids: Vec<u64> = self.members.keys().copied().collect();
         let others: Vec<u64> = ids.iter().copied().filter(|id| *id != victim).collect();
-        let until = self.now + self.random.within(200 * MS, 4 * SECOND);
+        let election = self.swarm.election();
+        let until = self.now + self.random.within(election / 2, 5 * election);
         let Some(member) = self.members.get_mut(&victim) else {
             return false;
         };
@@ -96,7 +97,7 @@ impl World {
                 }
             }
             Trouble::Pause => {
-                let length = self.random.within(50 * MS, 6 * SECOND);
+                let length = self.random.within(election / 4, 6 * election);
                 if let Some(member) = self.members.get_mut(&victim) {
                     member.paused_until = self.now + length;
                 }
@@ -133,14 +134,14 @@ impl World {
                 self.at(until, Event::Relief(Relief::Links));
             }
             Trouble::SlowLink => {
-                let by = self.random.within(20 * MS, 1500 * MS);
+                let by = self.random.within(election / 20, election * 2);
                 for other in others {
                     self.slow_down(victim, other, by);
                 }
                 self.at(until, Event::Relief(Relief::Links));
             }
             Trouble::SlowDisk => {
-                member.slowness = self.random.within(5 * MS, 3 * SECOND);
+                member.slowness = self.random.within(election / 100, election * 3);
                 self.at(until, Event::Relief(Relief::Disk(victim)));
             }
             Trouble::FullDisk => {
@@ -196,12 +197,14 @@ impl World {
                 self.feed(life, Input::TakeSnapshot);
             }
             Trouble::Reconfigure => self.dismiss(victim),
+            Trouble::CutAtSnapshot => self.cut_at_snapshot = Some(self.random.within(0, 25)),
+            Trouble::DecayedMeta => return self.decay_meta(victim),
         }
         true
     }
 
     /// Whether this member's disk may break promises: only if no other one is in doubt, and the others are a majority by themselves.
-    fn may_break(&self, id: u64) -> bool {
+    pub(crate) fn may_break(&self, id: u64) -> bool {
         let listed = self.listed();
         let broken = |other: u64| {
             self.members
@@ -261,6 +264,49 @@ impl World {
         true
     }
 
+    /// Flips a bit in the meta page that the database does not use at present: it must never be taken for the newer one.
+    fn decay_meta(&mut self, victim: u64) -> bool {
+        let Some(member) = self.members.get(&victim) else {
+            return false;
+        };
+        let disk = member.disk.clone();
+        let path = Path::new("/data/member/snap/db");
+        // A meta behind the header of its page: the id of its transaction, and a sum (FNV-1a) of all before that.
+        const HEADER: u64 = 16;
+        const TXID: usize = 48;
+        const SUM: usize = 56;
+        let place = |slot: u64| slot * self.swarm.page_size as u64 + HEADER;
+        let txid = |slot: u64| -> Option<u64> {
+            let mut bytes = [0; SUM + 8];
+            let file = disk.open(path, disk::Open::Read).ok()?;
+            file.read_exact_at(&mut bytes, place(slot)).ok()?;
+            let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|n| bytes[at + n]));
+            let sum = bytes[..SUM].iter().fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
+                (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+            });
+            (sum == number(SUM)).then(|| number(TXID))
+        };
+        // One that a power cut tore is damaged enough.
+        let (Some(first), Some(second)) = (txid(0), txid(1)) else {
+            return false;
+        };
+        let older = u64::from(second < first);
+        let offset = if self.random.chance(500) {
+            self.random.within(TXID as u64, TXID as u64 + 7)
+        } else {
+            self.random.within(0, SUM as u64 + 7)
+        };
+        let mask = 1 << self.random.below(8);
+        if member.excused || member.doubtful || member.limited || disk.decay(path, place(older) + offset, mask).is_err()
+        {
+            return false;
+        }
+        self.stop(victim);
+        let delay = self.random.within(10 * MS, SECOND);
+        self.after(delay, Event::Start(victim));
+        true
+    }
+
     /// A machine goes back to an old image of its disk. Raft cannot bear a member that forgot its promises, so this one is given up; but
     /// the image itself must be whole: it starts by itself, aside.
     fn old_image(&mut self, victim: u64) -> bool {
@@ -272,6 +318,7 @@ impl World {
             return false;
         };
         let image = member.disk.fork(seed);
+        image.set_tearing(false);
         image.crash();
         let sound = !member.excused && !member.doubtful;
         let name = self.name(victim);
@@ -306,6 +353,7 @@ impl World {
             .tell(self.now, || "== trouble is over; everything must become well".into());
         self.heal_links();
         self.unwanted.clear();
+        self.cut_at_snapshot = None;
         let ids: Vec<u64> = self.members.keys().copied().collect();
         for id in ids {
             self.relieve(Relief::Disk(id));

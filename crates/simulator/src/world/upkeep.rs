@@ -85,6 +85,13 @@ impl World {
         {
             return self.remove(leader, id);
         }
+        // Somebody may give a learner another URL.
+        if let Some(id) = learners.first()
+            && !self.calm
+            && self.random.chance(150)
+        {
+            return self.update(leader, &listed, *id);
+        }
         // 2. Learners that have caught up.
         if let Some(id) = ready.first() {
             let up = self.process(*id).is_some();
