@@ -14,9 +14,11 @@ use crate::platform::kubernetes::{render, volume};
 use crate::platform::local::records::Layout;
 use crate::platform::local::up::{self, Desired, Manifests};
 use crate::platform::local::{LocalCluster, Programs, backups, lock, stop_directory};
+use crate::plugin;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -68,6 +70,8 @@ pub enum Command {
         #[arg(long, default_value = "quorate-data")]
         dir: PathBuf,
     },
+    /// Look at clusters, and ask the operator for what they need; the same as `kubectl quorate`.
+    Kubectl(plugin::Options),
     /// Print the custom resource definitions as YAML.
     Crds,
     /// Work on the volume of a member that does not run; the operator starts this in a pod.
@@ -136,9 +140,10 @@ pub enum Format {
     Yaml,
 }
 
-/// Does what was asked for. `exe` is this program: members are run with it unless the environment says otherwise.
-pub async fn run(cli: Cli, exe: &Path) -> anyhow::Result<()> {
-    match cli.command {
+/// Does what was asked for; the code that the program ends with. `exe` is this program: members are run with it unless the environment says otherwise.
+pub async fn run(cli: Cli, exe: &Path) -> anyhow::Result<ExitCode> {
+    let done: anyhow::Result<()> = match cli.command {
+        Command::Kubectl(options) => return plugin::run(options).await,
         #[cfg(feature = "local")]
         Command::Demo(options) => demo::run(&options, exe).await,
         Command::Operator(options) => {
@@ -193,7 +198,8 @@ pub async fn run(cli: Cli, exe: &Path) -> anyhow::Result<()> {
         Command::Local {
             command: Local::Down { dir },
         } => down(&dir, exe).await,
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Says what came of it on stdout and in the pod's termination message, where the operator reads it.

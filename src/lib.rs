@@ -13,4 +13,5 @@ pub mod object_store;
 pub mod operator;
 pub mod plan;
 pub mod platform;
+pub mod plugin;
 pub mod reconcile;

@@ -1,7 +1,8 @@
 //! Parses arguments, chooses the platform, starts.
 
 use clap::Parser;
-use quorate::cli::{Cli, LogFormat, run};
+use quorate::cli::{Cli, Command, LogFormat, run};
+use quorate::plugin;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
             _ => {}
         }
     }
-    let cli = Cli::parse();
+    let cli = parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,quorate=info".into());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -37,10 +38,25 @@ fn main() -> ExitCode {
         runtime.block_on(run(cli, &exe))
     });
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Called as `kubectl-quorate`, as kubectl calls its plugins, everything after the name is the plugin's.
+fn parse() -> Cli {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if std::path::Path::new(&name)
+        .file_stem()
+        .is_some_and(|name| name == "kubectl-quorate")
+    {
+        return Cli {
+            log_format: LogFormat::Text,
+            command: Command::Kubectl(plugin::Options::parse()),
+        };
+    }
+    Cli::parse()
 }

@@ -6,6 +6,8 @@
 //! 3. A connection never outlives the TLS material it was made with ([`Connections::trust`]).
 
 pub mod calls;
+pub mod range;
+pub mod usage;
 
 use crate::certificates::Pair;
 use crate::clock;
@@ -77,7 +79,7 @@ impl Error {
 pub struct Access {
     /// PEM bundle of trusted authorities.
     pub authorities: String,
-    /// The client's own certificate.
+    /// The client's own certificate; an empty one is not presented.
     pub identity: Pair,
 }
 

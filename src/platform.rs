@@ -11,9 +11,11 @@ pub mod kubernetes;
 pub mod local;
 pub mod surroundings;
 
+use crate::member::usage::Usage;
 use crate::plan::{Due, Ensure, Journal, Observed, Plan, Step, Timestamp, Wanted};
 use std::fmt;
 use std::future::Future;
+use tokio::task::JoinHandle;
 
 /// Why a platform did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +83,11 @@ pub trait Platform: Send {
 
     /// Publishes what the plan says about the cluster.
     fn publish(&mut self, wanted: &Wanted, plan: &Plan) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Begins to measure what the key space consists of, beside reconciliation; none where nobody can be asked.
+    fn measure(&mut self) -> Option<JoinHandle<Option<Usage>>> {
+        None
+    }
 
     /// Tells the owner something.
     fn tell(&mut self, event: &Event) -> impl Future<Output = ()> + Send;

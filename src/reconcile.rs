@@ -6,10 +6,13 @@
 //!    or a certificate fails.
 //! 3. Nothing is decided here.
 
+use crate::member::usage::Usage;
+use crate::plan::observed::AlarmKind;
 use crate::plan::{Due, Ensure, Next, Reason, Step, Wanted, backup, plan};
 use crate::platform::{Error, Event, Platform};
 use std::collections::BTreeSet;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// While something is under way or was just done, the cluster is looked at again this soon.
 const SOON: Duration = Duration::from_millis(300);
@@ -35,6 +38,19 @@ pub struct Told {
     blocked: Option<String>,
     failed: Option<String>,
     complaints: BTreeSet<String>,
+    space: Space,
+}
+
+/// What is told about a database that is full: once for each time that it is.
+#[derive(Debug, Default)]
+enum Space {
+    /// There is room.
+    #[default]
+    Enough,
+    /// It is being found out what fills it.
+    Measuring(JoinHandle<Option<Usage>>),
+    /// It was told, or could not be.
+    Told,
 }
 
 /// Does one round.
@@ -58,6 +74,7 @@ pub async fn round<P: Platform>(platform: &mut P, wanted: &Wanted, told: &mut To
         }
     }
     told.complain(platform, complaints).await;
+    told.space(platform, &plan.next).await;
 
     match &plan.next {
         Next::Settled => {
@@ -165,6 +182,33 @@ impl Told {
         self.blocked = identity;
     }
 
+    /// While the quota is exceeded, says what fills the database. Reading it takes its time, and the cure does not wait.
+    async fn space<P: Platform>(&mut self, platform: &mut P, next: &Next) {
+        if !out_of_space(next) {
+            // What is under way is still told: the cure may be quicker than the reading.
+            if matches!(self.space, Space::Told) {
+                self.space = Space::Enough;
+            }
+        } else if matches!(self.space, Space::Enough) {
+            self.space = platform.measure().map_or(Space::Told, Space::Measuring);
+        }
+        if let Space::Measuring(reading) = &mut self.space
+            && reading.is_finished()
+        {
+            let found = reading.await.ok().flatten();
+            self.space = Space::Told;
+            if let Some(usage) = found {
+                platform
+                    .tell(&Event {
+                        normal: false,
+                        reason: "SpaceUsed".to_owned(),
+                        message: usage.sentence(),
+                    })
+                    .await;
+            }
+        }
+    }
+
     async fn complain<P: Platform>(&mut self, platform: &mut P, complaints: BTreeSet<String>) {
         for message in complaints.difference(&self.complaints) {
             let event = Event {
@@ -176,6 +220,25 @@ impl Told {
         }
         self.complaints = complaints;
     }
+}
+
+fn out_of_space(next: &Next) -> bool {
+    let mut why = match next {
+        Next::Settled => return false,
+        Next::Take { why, .. } | Next::Wait { why, .. } | Next::Blocked { why } => why,
+    };
+    while let Reason::StepFailed { goal, .. } | Reason::LeaderFirst { goal, .. } = why {
+        why = goal;
+    }
+    matches!(
+        why,
+        Reason::NoSpace
+            | Reason::NoSpaceStillFull { .. }
+            | Reason::AlarmReported {
+                kind: AlarmKind::NoSpace,
+                ..
+            }
+    )
 }
 
 fn ensure_word(ensure: &Ensure) -> &'static str {

@@ -24,6 +24,8 @@ pub const RESTART_ANNOTATION: &str = "quorate.dev/restart";
 pub const DEFRAG_ANNOTATION: &str = "quorate.dev/defrag";
 /// Replaces the member that it names.
 pub const REPLACE_ANNOTATION: &str = "quorate.dev/replace-member";
+/// Asks that a member leads: its name, and after a space a token that makes the request a new one.
+pub const MOVE_LEADER_ANNOTATION: &str = "quorate.dev/move-leader";
 /// `"true"` is as `spec.paused: true`.
 pub const PAUSE_ANNOTATION: &str = "quorate.dev/pause";
 
@@ -176,6 +178,7 @@ pub fn wanted(cluster: &EtcdCluster, backups: &[EtcdBackup], now: Timestamp) -> 
     wanted.restart_token = annotation(RESTART_ANNOTATION).unwrap_or_default();
     wanted.defrag_token = annotation(DEFRAG_ANNOTATION).unwrap_or_default();
     wanted.replace_member = annotation(REPLACE_ANNOTATION);
+    wanted.move_leader = annotation(MOVE_LEADER_ANNOTATION);
     wanted.paused |= annotation(PAUSE_ANNOTATION).as_deref() == Some("true");
     wanted.deleting = cluster
         .metadata
@@ -353,6 +356,7 @@ fn wanted_spec(check: &mut Check, spec: &EtcdClusterSpec) -> plan::Wanted {
         restart_token: String::new(),
         defrag_token: String::new(),
         replace_member: None,
+        move_leader: None,
         progress_deadline: std::time::Duration::from_secs(progress),
         backups: Vec::new(),
     }

@@ -47,6 +47,9 @@ pub struct JournalText {
     /// Last defragmentations.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub defragmented: Vec<DefragmentedText>,
+    /// The request for another leader that was last met.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leader_moved: Option<String>,
     /// Since when learners are learners.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub learner_since: Vec<SinceText>,
@@ -212,6 +215,7 @@ impl From<&Journal> for JournalText {
                     token: d.token.clone(),
                 })
                 .collect(),
+            leader_moved: j.leader_moved.clone(),
             learner_since: j
                 .learner_since
                 .iter()
@@ -280,6 +284,7 @@ impl From<&JournalText> for Journal {
                     token: d.token.clone(),
                 })
                 .collect(),
+            leader_moved: t.leader_moved.clone(),
             learner_since: t.learner_since.iter().map(|s| (s.what.clone(), moment(s.at))).collect(),
             failure: t.failure.as_ref().map(|f| Failure {
                 step: f.step.clone(),
@@ -417,6 +422,7 @@ mod tests {
                 at,
                 token: "2".into(),
             }],
+            leader_moved: Some("a 1".into()),
             learner_since: vec![("a".into(), at)],
             failure: Some(Failure {
                 step: "StopMember a".into(),

@@ -11,6 +11,7 @@ use super::watches::{Change, Key};
 use super::workers::{Pace, Waited, Work};
 use crate::api::EtcdCluster;
 use crate::clock;
+use crate::member::usage::Usage;
 use crate::plan::{Due, Ensure, Journal, Observed, Plan, Step, Timestamp, Wanted};
 use crate::platform::kubernetes::Cluster;
 use crate::platform::{Error, Event, Platform};
@@ -21,6 +22,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// No round takes longer: what hangs is given up, and what it was about is looked at anew.
 const ROUND_MAX: Duration = Duration::from_secs(900);
@@ -244,6 +246,10 @@ impl Platform for Narrated {
 
     async fn publish(&mut self, wanted: &Wanted, plan: &Plan) -> Result<(), Error> {
         self.inner.publish(wanted, plan).await
+    }
+
+    fn measure(&mut self) -> Option<JoinHandle<Option<Usage>>> {
+        self.inner.measure()
     }
 
     async fn tell(&mut self, event: &Event) {

@@ -34,6 +34,8 @@ pub struct Journal {
     pub compacted: Option<(i64, Timestamp)>,
     /// When each member was last defragmented, by name, with the owner's token at that time.
     pub defragmented: Vec<Defragmented>,
+    /// The owner's request (`quorate.dev/move-leader`) that was last met.
+    pub leader_moved: Option<String>,
     /// Since when each learner has been one, by name.
     pub learner_since: Vec<(String, Timestamp)>,
     /// The last step that failed, until another succeeds.

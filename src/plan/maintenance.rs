@@ -1,5 +1,5 @@
 //! Space and alarms: NOSPACE is cured by compacting, defragmenting and disarming; databases with much free space are
-//! defragmented by threshold, schedule or request.
+//! defragmented by threshold, schedule or request. And the leader, when the owner wants another one.
 //!
 //! Invariants:
 //! - One member at a time, followers first, the leader last; never with a member that is not healthy, and (being the
@@ -33,6 +33,7 @@ pub(super) fn decide(look: &Look<'_>, journal: &mut Journal) -> Option<Next> {
     corrupt(look)
         .or_else(|| nospace(look, journal))
         .or_else(|| defragment(look, journal))
+        .or_else(|| lead(look, journal))
 }
 
 /// Replacement of a corrupt member is the membership decider's; here the alarm it leaves behind is cleared.
@@ -184,6 +185,38 @@ fn defragment(look: &Look<'_>, journal: &Journal) -> Option<Next> {
         });
     }
     Some(disturb(look, member, why, look.wanted.update.min_ready))
+}
+
+/// Moves the leader to where the owner wants it, once for each request.
+fn lead(look: &Look<'_>, journal: &mut Journal) -> Option<Next> {
+    let request = look.wanted.move_leader.as_ref()?;
+    if journal.leader_moved.as_ref() == Some(request) {
+        return None;
+    }
+    let name = request.split_whitespace().next().unwrap_or_default();
+    let found = look.member(name);
+    let Some((member, listed)) = found.and_then(|m| look.listed_for(m).filter(|l| !l.learner).map(|l| (m, l))) else {
+        let why = Reason::NoSuchVoter { member: name.into() };
+        return Some(Next::Blocked { why });
+    };
+    if look.leader == Some(listed.id) {
+        journal.leader_moved = Some(request.clone());
+        return None;
+    }
+    // Nobody leads: an election is under way.
+    let from = look.leader?;
+    if let Some(why) = safety::reason_unsafe_to_lead(look, member) {
+        return Some(Next::Wait {
+            why,
+            recheck: Duration::from_secs(5),
+        });
+    }
+    let step = Step::MoveLeader {
+        from,
+        to: look.reference(member),
+    };
+    let why = Reason::Requested { member: name.into() };
+    Some(Next::Take { step, why })
 }
 
 /// The next member for which `due` holds: followers first, the leader last.

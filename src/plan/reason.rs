@@ -153,6 +153,11 @@ pub enum Reason {
         /// Which member.
         member: String,
     },
+    /// The owner wants somebody to lead who cannot.
+    NoSuchVoter {
+        /// Whom.
+        member: String,
+    },
 
     // --- vetoes
     /// Too few healthy voters would remain.
@@ -356,6 +361,7 @@ impl Reason {
             Reason::NotAMember { .. } => "NotAMember",
             Reason::LeaderFirst { .. } => "LeaderFirst",
             Reason::Requested { .. } => "Requested",
+            Reason::NoSuchVoter { .. } => "NoSuchVoter",
             Reason::QuorumAtRisk { .. } => "QuorumAtRisk",
             Reason::OtherUnhealthy { .. } => "OtherUnhealthy",
             Reason::SettlingDown { .. } => "SettlingDown",
@@ -449,6 +455,11 @@ impl fmt::Display for Reason {
                 write!(f, "{member} leads; the leader is moved first, then: {goal}")
             }
             Reason::Requested { member } => write!(f, "asked for by annotation for {member}"),
+            Reason::NoSuchVoter { member } => write!(
+                f,
+                "quorate.dev/move-leader names {member}, which is no voter of this cluster: write the name of one, or remove \
+                 the annotation"
+            ),
             Reason::QuorumAtRisk {
                 member,
                 healthy,

@@ -112,6 +112,17 @@ pub(super) fn reason_unsafe_to_disrupt(look: &Look<'_>, next: &Member, settled_f
     reason_unsafe_to_stop_member(look, next)
 }
 
+/// A voter that is not healthy, or far behind, would hold up every write if it led.
+pub(super) fn reason_unsafe_to_lead(look: &Look<'_>, member: &Member) -> Option<Reason> {
+    let name = member.name.clone();
+    if !member.healthy() {
+        let detail = member.health.why.clone();
+        return Some(Reason::OtherUnhealthy { member: name, detail });
+    }
+    let lag = look.lag(member).unwrap_or(u64::MAX);
+    (lag > LAG_MAX).then_some(Reason::FarBehind { member: name, lag })
+}
+
 fn healthy_voters_without(look: &Look<'_>, gone: &Listed) -> usize {
     look.voters()
         .filter(|l| l.id != gone.id && look.member_for(l).is_some_and(Member::healthy))

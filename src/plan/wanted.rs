@@ -65,6 +65,9 @@ pub struct Wanted {
     pub defrag_token: String,
     /// Member that the owner wants replaced (`quorate.dev/replace-member`).
     pub replace_member: Option<String>,
+    /// Member that the owner wants to lead (`quorate.dev/move-leader`), and after a space whatever makes the request
+    /// another one. A request is met once: whoever is elected later leads.
+    pub move_leader: Option<String>,
     /// How long one step may take before it is reported as stuck.
     pub progress_deadline: Duration,
     /// The backup policies (`EtcdBackup` objects) that name this cluster.
@@ -415,6 +418,7 @@ impl Wanted {
             restart_token: String::new(),
             defrag_token: String::new(),
             replace_member: None,
+            move_leader: None,
             progress_deadline: Duration::from_secs(600),
             backups: Vec::new(),
         }

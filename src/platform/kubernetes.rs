@@ -30,6 +30,7 @@ mod work;
 
 use crate::api::{EtcdBackup, EtcdCluster, EtcdClusterSpec, convert};
 use crate::member::Connections;
+use crate::member::usage::{self, Usage};
 use crate::plan::observed::Health;
 use crate::plan::{Due, Ensure, Journal, Observed, Plan, Step, Timestamp, Wanted, backup};
 use crate::platform::surroundings::Surroundings;
@@ -43,6 +44,7 @@ use kube::{Client, Resource, ResourceExt};
 use names::Names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// What the operator knows that is the same for every cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -379,6 +381,11 @@ impl Platform for Cluster {
             .published
             .publish(&client, &namespace, &self.name, selector, plan)
             .await?)
+    }
+
+    fn measure(&mut self) -> Option<JoinHandle<Option<Usage>>> {
+        let endpoints: Vec<String> = self.endpoints.values().cloned().collect();
+        (!endpoints.is_empty()).then(|| usage::begin(Arc::clone(&self.connections), endpoints))
     }
 
     async fn tell(&mut self, event: &Event) {

@@ -28,6 +28,7 @@ pub mod up;
 
 use super::{Error, Event, Platform};
 use crate::member::Connections;
+use crate::member::usage::{self, Usage};
 use crate::plan::observed::Health;
 use crate::plan::{Due, Ensure, Journal, Observed, Plan, Step, Timestamp, Wanted};
 use process::{Exit, Process, Program};
@@ -38,6 +39,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 /// The programs that the local platform runs.
 #[derive(Debug, Clone)]
@@ -85,6 +87,8 @@ pub struct LocalCluster {
     /// The newest tick of the defragmentation schedule.
     defrag_tick: Option<Timestamp>,
     desk: backups::Desk,
+    /// Client URLs of the members that answered in the last look.
+    endpoints: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -141,6 +145,7 @@ impl LocalCluster {
             reading,
             defrag_tick: None,
             desk: backups::Desk::default(),
+            endpoints: Vec::new(),
         })
     }
 
@@ -254,6 +259,11 @@ impl Platform for LocalCluster {
     async fn publish(&mut self, wanted: &Wanted, plan: &Plan) -> Result<(), Error> {
         self.write_client_env(wanted).map_err(Error::platform)?;
         self.write_status(plan).map_err(Error::platform)
+    }
+
+    fn measure(&mut self) -> Option<JoinHandle<Option<Usage>>> {
+        let endpoints = self.endpoints.clone();
+        (!endpoints.is_empty()).then(|| usage::begin(self.connections(), endpoints))
     }
 
     async fn tell(&mut self, event: &Event) {

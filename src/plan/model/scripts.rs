@@ -173,6 +173,7 @@ impl Script {
             ["onDelete"] => wanted.update.rolling = false,
             ["paused", on] => wanted.paused = *on == "true",
             ["replace", name] => wanted.replace_member = Some((*name).into()),
+            ["leader", request @ ..] => wanted.move_leader = Some(request.join(" ")),
             ["defrag", token] => wanted.defrag_token = (*token).into(),
             ["deletion", policy] => {
                 wanted.deletion_policy = match *policy {

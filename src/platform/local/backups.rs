@@ -108,6 +108,16 @@ fn file(layout: &Layout, name: &str) -> PathBuf {
     layout.file("backups").join(format!("{name}.json"))
 }
 
+/// Adds an object, as an API server would take it; false when its name is taken.
+pub fn create(layout: &Layout, mut object: EtcdBackup) -> Result<bool, files::Error> {
+    let place = file(layout, &object.name_any());
+    if place.exists() {
+        return Ok(false);
+    }
+    object.metadata.creation_timestamp = Some(Time(jiff::Timestamp::now()));
+    files::write_json(&place, &object).map(|_| true)
+}
+
 /// Writes a new status into an object.
 fn put_status(layout: &Layout, name: &str, status: &EtcdBackupStatus) -> Result<(), files::Error> {
     let file = file(layout, name);

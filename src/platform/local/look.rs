@@ -53,6 +53,11 @@ impl LocalCluster {
         }
         observed.members = asked.join_all().await;
         observed.members.sort_by(|a, b| a.name.cmp(&b.name));
+        let answered = observed.members.iter().filter(|member| member.answer.is_some());
+        self.endpoints = answered
+            .filter_map(|member| self.record.volumes.get(&member.name))
+            .map(|volume| arguments::client_url(wanted, &volume.ports))
+            .collect();
         for member in &mut observed.members {
             if !self.reading {
                 self.learn(member)?;

@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/<cluster>/cluster.json           identity of the cluster, its volumes and their ports
 //!               journal.json           the planner's journal
+//!               requests.json          what commands asked for, as annotations
 //!               pki/                   authorities and the operator's own certificate
 //!               tls/                   what users need: ca.crt, client.crt, client.key
 //!               client.env status.yaml events.log

@@ -24,6 +24,9 @@ const FILE_EVERY: Duration = Duration::from_millis(300);
 /// After a look that failed as a whole (a full disk, a damaged record) the next one waits this long.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
+/// Holds the annotations that commands asked for.
+const REQUESTS: &str = "requests.json";
+
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -324,6 +327,8 @@ impl LocalCluster {
     pub fn wanted(&mut self, desired: &Desired) -> Result<crate::plan::Wanted, crate::platform::Error> {
         use crate::platform::Error;
         let mut cluster = desired.cluster.clone();
+        let asked = requests(&self.layout).map_err(Error::platform)?;
+        cluster.annotations_mut().extend(asked);
         let spec = serde_json::to_string(&cluster.spec).map_err(Error::platform)?;
         cluster.metadata.uid = Some(self.uid().to_owned());
         cluster.metadata.generation = Some(self.generation(&spec).map_err(Error::platform)?);
@@ -331,4 +336,16 @@ impl LocalCluster {
         self.defrag_tick = convert::defrag_tick(&cluster.spec, now());
         convert::wanted(&cluster, &backups, now()).map_err(Error::platform)
     }
+}
+
+/// Annotations that commands asked for, beside those of the manifest; of two with one key the command's counts.
+fn requests(layout: &super::Layout) -> Result<BTreeMap<String, String>, files::Error> {
+    Ok(files::read_json(&layout.file(REQUESTS))?.unwrap_or_default())
+}
+
+/// Asks for something as an annotation of the manifest would; the operator of the directory reads it with its next look.
+pub fn request(layout: &super::Layout, annotation: &str, value: &str) -> Result<(), files::Error> {
+    let mut all = requests(layout)?;
+    all.insert(annotation.to_owned(), value.to_owned());
+    files::write_json(&layout.file(REQUESTS), &all).map(drop)
 }
