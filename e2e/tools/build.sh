@@ -3,10 +3,10 @@
 #   build.sh DIR [TARGET...]
 # Targets: etcd (etcd, etcdctl, etcdutl, benchmark; the default), suite (etcd's own tests/common as bin/common.test;
 # DIR/etcd-fixtures names the directory of their certificates), kube (Kubernetes, coredns, local-path-provisioner), helm,
-# s3 (versitygw), all. Cold, on two cores: etcd and suite 1-2 minutes, kube 6, helm and s3 1 each; Go's caches make later
+# s3 (versitygw), prom (promtool), all. Cold, on two cores: etcd and suite 1-2 minutes, kube 6, helm and s3 1 each, prom 4; Go's caches make later
 # calls quick. A stamp of the versions says when nothing is to do.
 set -euo pipefail
-dir=$(mkdir -p "${1:?usage: build.sh DIR [etcd|suite|kube|helm|s3|all]...}" && cd "$1" && pwd)
+dir=$(mkdir -p "${1:?usage: build.sh DIR [etcd|suite|kube|helm|s3|prom|all]...}" && cd "$1" && pwd)
 shift
 bin=$dir/bin
 mkdir -p "$bin"
@@ -18,6 +18,7 @@ COREDNS=v1.14.7
 LOCAL_PATH=v0.0.30
 HELM=v3.22.0
 VERSITYGW=v1.8.0
+PROMETHEUS=v0.316.0
 
 fresh() { # target versions... : whether it was built with these versions already
   local stamp=$dir/stamp-$1
@@ -113,12 +114,20 @@ build_s3() {
   built s3 "versitygw $VERSITYGW"
 }
 
+build_prom() {
+  fresh prom "promtool $PROMETHEUS" && return
+  # Without the clients of clouds, which promtool needs for discovery alone and which make most of the build.
+  GOFLAGS="${GOFLAGS:+$GOFLAGS }-tags=remove_all_sd" program promtool github.com/prometheus/prometheus/cmd/promtool \
+    "github.com/prometheus/prometheus@$PROMETHEUS"
+  built prom "promtool $PROMETHEUS"
+}
+
 [ $# -gt 0 ] || set -- etcd
 for target in "$@"; do
   case $target in
-    etcd | suite | kube | helm | s3) "build_$target" ;;
-    all) build_etcd; build_suite; build_kube; build_helm; build_s3 ;;
-    *) echo "build.sh: unknown target $target: write etcd, suite, kube, helm, s3 or all" >&2; exit 2 ;;
+    etcd | suite | kube | helm | s3 | prom) "build_$target" ;;
+    all) build_etcd; build_suite; build_kube; build_helm; build_s3; build_prom ;;
+    *) echo "build.sh: unknown target $target: write etcd, suite, kube, helm, s3, prom or all" >&2; exit 2 ;;
   esac
 done
 ls "$bin"
