@@ -90,6 +90,21 @@ pub async fn leader(connections: &Arc<Connections>, endpoints: Vec<String>) -> R
         .ok_or_else(|| Error::platform("no member says that it leads; wait for an election"))
 }
 
+/// Words by which etcd, and our server, refuse a data directory for what is in it, in any part of a line.
+pub const CORRUPT: &[&str] = &[
+    "crc mismatch",
+    "checksum error",
+    "invalid database",
+    "file corrupt",
+    "is corrupt",
+    "unexpected EOF",
+    // Go's protobuf, at a record of the log.
+    "illegal wireType",
+    "wrong wireType",
+    // Our log, whatever is wrong with a record.
+    "replace this member, or restore it from a backup",
+];
+
 /// Whether the member itself answered with these words: etcd's texts are part of its interface.
 pub fn says(error: &member::Error, words: &str) -> bool {
     error.server_message().is_some_and(|message| message.contains(words))

@@ -104,6 +104,15 @@ fn text(explained: &Explained, status: &EtcdClusterStatus, colours: bool) -> Str
         let _ = writeln!(text, "  {member}");
     }
     for condition in &explained.conditions {
+        // Most of them repeat the reason that stands above.
+        if !condition.message.is_empty() && text.contains(&condition.message) {
+            let _ = writeln!(
+                text,
+                "  condition {}={} ({})",
+                condition.kind, condition.status, condition.reason
+            );
+            continue;
+        }
         let _ = writeln!(
             text,
             "  condition {}={} ({}): {}",

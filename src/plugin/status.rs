@@ -108,6 +108,11 @@ fn text(cluster: &Shown, now: i64, colours: bool) -> String {
             colours,
         )));
     }
+    for backup in &cluster.backups {
+        if let Some(why) = backup.status.as_ref().and_then(|status| status.message.as_ref()) {
+            let _ = writeln!(text, "  {}: {why}", backup.name_any());
+        }
+    }
     text.push_str(&super::explain::next(status));
     text
 }

@@ -16,7 +16,7 @@ use crate::clock::{self, Instant};
 use crate::plan::observed::{Data, Health, Member, Node, NodeState, Observed, Process, Retired, Verdict, Volume};
 use crate::plan::{Timestamp, Wanted};
 use crate::platform::Platform;
-use crate::platform::ask::ask;
+use crate::platform::ask::{CORRUPT, ask};
 use crate::platform::local::records::{OriginRecord, Refusal};
 use k8s_openapi::api::core::v1::{ContainerStatus, Node as ApiNode, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -695,14 +695,6 @@ fn says_no_data(message: &str) -> bool {
 
 /// Words by which etcd, and our server like it, refuses a data directory for what is in it.
 fn refusal(words: &str) -> Option<Refusal> {
-    const CORRUPT: [&str; 6] = [
-        "crc mismatch",
-        "checksum error",
-        "invalid database",
-        "file corrupt",
-        "is corrupt",
-        "unexpected EOF",
-    ];
     const FOREIGN: [&str; 2] = ["cluster ID mismatch", "member ID mismatch"];
     if FOREIGN.iter().any(|needle| words.contains(needle)) {
         return Some(Refusal::Foreign(words.to_owned()));

@@ -14,6 +14,7 @@ use crate::plan::observed::{
     Alarm, AlarmKind, Answer, Data, Health, Listed, Member, Node, Observed, Process as Seen, Retired, Verdict, Volume,
 };
 use crate::plan::{ClusterId, MemberId, Timestamp, Wanted};
+use crate::platform::ask::CORRUPT;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -342,14 +343,6 @@ fn plain(line: &str) -> String {
 
 /// Words by which etcd, and our server like it, refuses a data directory for what is in it.
 fn refusal(words: &[String]) -> Option<Refusal> {
-    const CORRUPT: [&str; 6] = [
-        "crc mismatch",
-        "checksum error",
-        "invalid database",
-        "file corrupt",
-        "is corrupt",
-        "unexpected EOF",
-    ];
     const FOREIGN: [&str; 2] = ["cluster ID mismatch", "member ID mismatch"];
     let says = |needles: &[&str]| {
         words
@@ -359,7 +352,7 @@ fn refusal(words: &[String]) -> Option<Refusal> {
     };
     says(&FOREIGN)
         .map(Refusal::Foreign)
-        .or_else(|| says(&CORRUPT).map(Refusal::Corrupt))
+        .or_else(|| says(CORRUPT).map(Refusal::Corrupt))
 }
 
 /// What a running member says: its answer, and what follows for its health.
@@ -478,6 +471,8 @@ mod tests {
         ];
         assert!(matches!(refusal(&words), Some(Refusal::Corrupt(why)) if why.contains("crc")));
         assert_eq!(plain(&words[0]), "starting");
+        let ours = "write-ahead log: x.wal at byte 56: unknown record type 0; replace this member, or restore it from a backup";
+        assert!(matches!(refusal(&[ours.to_owned()]), Some(Refusal::Corrupt(_))));
         assert_eq!(refusal(&["bind: address already in use".to_owned()]), None);
     }
 }
