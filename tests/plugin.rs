@@ -257,7 +257,7 @@ fn doctor_finds_nothing(bench: &Bench) {
 fn what_fills_a_database_is_told(bench: &Bench) {
     bench.manifest("  options: {quotaBackendBytes: 16Mi, autoCompactionMode: 'off'}\n");
     bench.wait("the new quota", |status| {
-        settled(status) && status["quotaPercent"].as_i64() > Some(1)
+        settled(status) && status["observedGeneration"] == 2
     });
     let value = "z".repeat(900_000);
     let mut refused = false;
