@@ -259,9 +259,9 @@ fn what_fills_a_database_is_told(bench: &Bench) {
     bench.wait("the new quota", |status| {
         settled(status) && status["observedGeneration"] == 2
     });
-    let value = "z".repeat(900_000);
+    let value = "z".repeat(120_000);
     let mut refused = false;
-    for _ in 0..60 {
+    for _ in 0..300 {
         let (good, said) = bench.etcdctl(&["put", "/registry/secrets/default/big", &value]);
         if !good {
             assert!(said.contains("database space exceeded"), "{said}");

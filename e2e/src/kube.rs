@@ -6,12 +6,14 @@
 //!    cable pulled) is done from outside.
 //! 2. Cases come in the order of the list and leave a settled cluster behind, or say that they did not.
 
+mod backup;
 mod change;
 mod cluster;
 mod definitions;
 mod install;
 pub mod lab;
 mod loss;
+mod maintenance;
 mod mistakes;
 mod operator;
 mod other;
@@ -94,6 +96,16 @@ enum Case {
     Certificates,
     /// The disruption budget and the network policy are switched off and on.
     SwitchedOff,
+    /// Every member is defragmented under load.
+    Defragment,
+    /// A quota is exceeded under load, and healed.
+    NoSpace,
+    /// A backup every minute, with the operator killed, and a restore. QUORATE_KUBE_BACKUP_MINUTES: how many.
+    Backups,
+    /// Wrong credentials, no bucket, another key, a flipped bit.
+    BackupFaults,
+    /// All volumes deleted: back from the store.
+    AllVolumesDeleted,
     /// Objects with our labels and another owner.
     ForeignObjects,
     /// The operator is killed while members are added.
@@ -224,6 +236,20 @@ impl Suite {
                 let (cluster, load) = self.main().await?;
                 change::hibernate(cluster, load).await
             }
+            Case::Defragment => {
+                let (cluster, load) = self.main().await?;
+                maintenance::defragment(cluster, load).await
+            }
+            Case::NoSpace => maintenance::no_space(&lab).await,
+            Case::Backups => {
+                let (cluster, load) = self.main().await?;
+                backup::every_minute(cluster, load).await
+            }
+            Case::BackupFaults => {
+                let (cluster, _) = self.main().await?;
+                backup::faults(cluster).await
+            }
+            Case::AllVolumesDeleted => backup::all_volumes_deleted(&lab).await,
             Case::ForeignObjects => {
                 let (cluster, _) = self.main().await?;
                 removal::foreign_objects(cluster).await

@@ -154,6 +154,11 @@ impl Load {
         gap.since_mark.max(gap.last.elapsed())
     }
 
+    /// Calls so far that failed, and whose one retry failed as well.
+    pub fn failures(&self) -> usize {
+        lock(&self.shared.failed).len()
+    }
+
     /// Acknowledged so far.
     pub fn acked(&self) -> usize {
         lock(&self.shared.attempts)

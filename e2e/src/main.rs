@@ -7,6 +7,7 @@ mod bad_input;
 mod bench;
 mod chaos;
 mod conformance;
+mod doctor;
 mod etcdctl;
 mod exchange;
 mod history;
@@ -71,6 +72,8 @@ enum Suite {
     BadInput,
     /// More than three members can do, and connections that are held and not used.
     Overload(overload::Options),
+    /// `kubectl quorate doctor` against etcd that nobody here runs, set up with care and without.
+    Doctor,
     /// A real Kubernetes, the shipped chart and images.
     Kube(kube::Options),
     /// A real Kubernetes whose API servers keep everything in three of our members.
@@ -143,6 +146,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Suite::Recovery => recovery::suite(&programs).await,
         Suite::Rotation => rotation::suite(&programs).await,
         Suite::BadInput => bad_input::suite(&programs).await,
+        Suite::Doctor => doctor::suite(&programs).await,
         Suite::Kube(options) => kube::suite(&options).await,
         Suite::Overload(options) => overload::suite(&programs, &options).await,
         Suite::KubernetesStore(options) => store::suite(&programs, &options).await,
@@ -166,6 +170,7 @@ async fn all(programs: &Programs, seconds: u64) -> anyhow::Result<bool> {
         "bad-input",
         "mixed",
         "rotation",
+        "doctor",
         "bench",
     ] {
         if Instant::now() > end {
@@ -190,6 +195,7 @@ async fn all(programs: &Programs, seconds: u64) -> anyhow::Result<bool> {
             "repair" => repair::suite(programs, &[repair::Part::Directory]).await?,
             "recovery" => recovery::suite(programs).await?,
             "bad-input" => bad_input::suite(programs).await?,
+            "doctor" => doctor::suite(programs).await?,
             "rotation" => rotation::suite(programs).await?,
             _ => {
                 let options = bench::Options {

@@ -66,6 +66,11 @@ impl Tls {
         })
     }
 
+    /// How a server that shows this certificate is reached.
+    pub fn access(&self, endpoints: Vec<String>) -> Access {
+        Access::secure(endpoints, &self.ca, &self.cert, &self.key)
+    }
+
     fn server_flags(&self) -> [String; 8] {
         let (ca, cert, key) = (self.ca.display(), self.cert.display(), self.key.display());
         [

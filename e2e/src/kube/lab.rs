@@ -98,6 +98,26 @@ impl Lab {
         Ok(command.status().await?.success())
     }
 
+    /// A program beside kubectl.
+    pub fn program(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let path = self.bin.join(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+        bail!(
+            "{} is missing: build it with e2e/tools/build.sh DIR all",
+            path.display()
+        )
+    }
+
+    /// The address of the API server.
+    pub fn api_server(&self) -> anyhow::Result<String> {
+        let path = self.state.join("admin.kubeconfig");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let server = text.split("https://").nth(1).and_then(|rest| rest.split(':').next());
+        Ok(server.context("the kubeconfig names no server")?.to_owned())
+    }
+
     /// kubectl or helm on this cluster.
     pub async fn tool(&self, program: &str, arguments: &[&str], limit: Duration) -> anyhow::Result<Said> {
         let path = self.bin.join(program);
