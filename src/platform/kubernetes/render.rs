@@ -17,7 +17,7 @@ use crate::backup::mounts;
 use crate::plan::Wanted;
 use crate::plan::resources::{member_flags, short_hash, template};
 use crate::plan::step::Start;
-use crate::plan::wanted::{ClientService, Engine};
+use crate::plan::wanted::{ClientService, Engine, Issuer};
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, LocalObjectReference,
     ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimVolumeSource, Pod,
@@ -357,10 +357,28 @@ impl Render<'_> {
             all.push(format!("--peer-key-file={TLS}/peer.key"));
             all.push(format!("--peer-trusted-ca-file={TLS}/peer-ca.crt"));
             all.push("--peer-client-cert-auth=true".to_owned());
+            if self.trusts_peers_alone() {
+                all.push("--peer-skip-client-san-verification=true".to_owned());
+            }
         }
         let flags = member_flags(self.wanted);
         all.extend(flags.into_iter().map(|(flag, value)| format!("--{flag}={value}")));
         all
+    }
+
+    /// The authority of peers signs nothing but members of this cluster. Their names need not be looked up as well: those of a
+    /// member that joins are in DNS only seconds later, and it would be turned away until then. (etcd has the flag since 3.6.)
+    fn trusts_peers_alone(&self) -> bool {
+        let own = self
+            .wanted
+            .tls
+            .peer
+            .as_ref()
+            .is_some_and(|side| side.issuer == Issuer::SelfSigned);
+        let version = self.wanted.version.as_deref().unwrap_or_default();
+        let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+        own && (self.wanted.engine == Engine::Quorate || (major, minor) >= (3, 6))
     }
 
     fn selector(&self) -> LabelSelector {
