@@ -8,7 +8,7 @@
 //! 3. A member's Secret holds all that it needs, and is there before its pod.
 //! 4. What users provide is copied, never changed.
 
-use super::names::Names;
+use super::names::{CLUSTER, Names};
 use super::{Cluster, Failure, apply, probe};
 use crate::certificates::{Pair, Policy, Trust, Usage, expiry};
 use crate::clock::{self, Instant};
@@ -20,7 +20,7 @@ use crate::plan::{Timestamp, Wanted};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -65,6 +65,8 @@ const PEER: Side = Side {
 #[derive(Debug, Default)]
 pub struct Secrets {
     known: BTreeMap<String, (Option<Secret>, Instant)>,
+    /// Something happened to objects of the cluster since.
+    doubtful: bool,
     /// Certificates of members, for the look.
     certificates: BTreeMap<String, Certificate>,
 }
@@ -75,9 +77,9 @@ impl Secrets {
         self.certificates.get(member).cloned()
     }
 
-    /// Reads everything again at the next call.
+    /// Reads everything again when certificates are next ensured.
     pub fn look_again(&mut self) {
-        self.known.clear();
+        self.doubtful = true;
     }
 }
 
@@ -106,6 +108,15 @@ impl Cluster {
     ) -> Result<(), Failure> {
         let names = self.names(wanted);
         let now = self.around.now();
+        if self.secrets.doubtful {
+            // One request instead of a dozen. What is not labelled as ours is asked for by name.
+            let of_cluster = ListParams::default().labels(&format!("{CLUSTER}={}", wanted.name));
+            let list = self.api::<Secret>().list(&of_cluster).await?;
+            let read = clock::now();
+            let known = list.into_iter().map(|secret| (secret.name_any(), (Some(secret), read)));
+            self.secrets.known = known.collect();
+            self.secrets.doubtful = false;
+        }
         // A member that is only decided needs its Secret no later than its pod.
         let mut parts: BTreeMap<&str, BTreeMap<String, ByteString>> = BTreeMap::new();
         for (side, settings) in [(CLIENT, &tls.client), (PEER, &tls.peer)] {
