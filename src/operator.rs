@@ -42,6 +42,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tower::limit::ConcurrencyLimitLayer;
 use watches::{Cache, Key, Watches};
 use workers::Workers;
 
@@ -49,6 +50,9 @@ use workers::Workers;
 const GRACE: Duration = Duration::from_secs(20);
 /// Every object is given its worker this often, whatever was missed.
 const SWEEP: Duration = Duration::from_secs(5);
+/// Requests of one client that wait for the API server at one time, beginnings of watches included: hundreds of clusters that
+/// are looked at for the first time do not keep the lease from being renewed.
+const AT_ONCE: usize = 24;
 /// What is done every few seconds has stopped when it was not done for this long.
 const STOPPED: Duration = Duration::from_secs(60);
 
@@ -120,7 +124,9 @@ pub async fn run(options: Options, stop: watch::Receiver<bool>) -> anyhow::Resul
     let namespace = config.default_namespace.clone();
     let connect = move |guard: Guard| -> anyhow::Result<Client> {
         let builder = ClientBuilder::try_from(config.clone()).context("preparing the client of the API server")?;
-        Ok(builder.with_layer(&guard).build())
+        // The lease has a client, and so a limit, of its own.
+        let limit = ConcurrencyLimitLayer::new(AT_ONCE);
+        Ok(builder.with_layer(&guard).with_layer(&limit).build())
     };
     run_on(options, Arc::new(Machine), connect, namespace, stop).await
 }
