@@ -1,8 +1,6 @@
 //! A member whose data was changed behind its back is found by the leader, which raises the CORRUPT alarm for it; members that agree are left
 //! alone.
 
-// Real etcd takes no part here.
-#[allow(dead_code)]
 mod cluster;
 
 use std::path::PathBuf;
@@ -12,7 +10,7 @@ use proto::etcdserverpb::kv_client::KvClient;
 use proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use proto::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType, CompactionRequest, PutRequest};
 
-use cluster::{Cluster, ours, until};
+use cluster::{Cluster, ours, theirs, until};
 
 const GOOD: &[u8] = b"a value that is long enough to be found: good";
 const BAD: &[u8] = b"a value that is long enough to be found: evil";
@@ -121,4 +119,32 @@ async fn a_changed_record_is_found_by_the_periodic_check() {
 #[tokio::test]
 async fn a_changed_record_is_found_by_hashes_of_compactions() {
     is_found([ours(), ours(), ours()], COMPACTION).await;
+}
+
+#[tokio::test]
+async fn etcd_leads_and_finds_ours_by_the_periodic_check() {
+    if let Some(etcd) = theirs() {
+        is_found([etcd, ours(), ours()], PERIODIC).await;
+    }
+}
+
+#[tokio::test]
+async fn etcd_leads_and_finds_ours_by_hashes_of_compactions() {
+    if let Some(etcd) = theirs() {
+        is_found([etcd, ours(), ours()], COMPACTION).await;
+    }
+}
+
+#[tokio::test]
+async fn ours_leads_and_finds_etcd_by_the_periodic_check() {
+    if let Some(etcd) = theirs() {
+        is_found([ours(), ours(), etcd], PERIODIC).await;
+    }
+}
+
+#[tokio::test]
+async fn ours_leads_and_finds_etcd_by_hashes_of_compactions() {
+    if let Some(etcd) = theirs() {
+        is_found([ours(), ours(), etcd], COMPACTION).await;
+    }
 }
