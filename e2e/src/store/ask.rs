@@ -234,6 +234,7 @@ impl Servers {
                     || line.starts_with("apiserver_storage_events_received_total") && line.contains("configmaps")
                     || line.starts_with("apiserver_terminated_watchers_total")
                     || line.starts_with("etcd_request_errors_total")
+                        && (line.contains("configmaps") || line.contains("leases"))
                     || line.starts_with("apiserver_watch_cache_initializations_total") && line.contains("configmaps");
                 if wanted && let Some((name, value)) = line.rsplit_once(' ') {
                     found.push((format!("API server {}: {name}", n + 1), value.to_owned()));
