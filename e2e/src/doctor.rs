@@ -163,7 +163,7 @@ async fn open(programs: &Programs, directory: &Path, report: &mut Report) -> any
         .args([
             "--name=open",
             "--log-level=warn",
-            "--quota-backend-bytes=2097152",
+            "--quota-backend-bytes=8388608",
             "--auto-compaction-retention=1h",
         ])
         .arg(format!("--data-dir={}", directory.join("data").display()))
@@ -181,7 +181,7 @@ async fn open(programs: &Programs, directory: &Path, report: &mut Report) -> any
         .await
         .with_context(|| etcd.last_words(5))?;
     let mut client = access.client().await?;
-    for number in 0..9 {
+    for number in 0..35 {
         client.put(format!("key-{number}"), vec![b'x'; 200_000], None).await?;
     }
     let arguments = [
