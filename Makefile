@@ -6,12 +6,13 @@ E2E = QUORATE_ETCD_BIN_DIR=$(abspath $(TOOLS)/bin) target/release/e2e
 SEEDS ?= 2000
 # Of each fuzz target.
 SECONDS ?= 60
+COUNT ?= 2000
 
 # What tells most of the operator on Kubernetes in 8 minutes; the whole takes about 20.
 KUBE_SHORT = definitions refused samples kustomize install quick-start pod-deleted container-killed volume-deleted \
   flag-changed scale operator-killed bad-specs node-deleted acknowledged quorum-lost rights
 
-.PHONY: help tools kube-tools release images simulate mutants fuzz e2e-local e2e-kube e2e-kube-short e2e-kubernetes-store overload chaos bench conformance
+.PHONY: help tools kube-tools release images simulate mutants powercuts fuzz e2e-local e2e-kube e2e-kube-short e2e-kubernetes-store overload chaos bench conformance
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +34,9 @@ mutants: ## planted bugs, and how soon the simulator finds each
 
 fuzz: ## every decoder of bytes from outside, SECONDS=60 each (needs a C++ compiler; TARGETS= selects)
 	fuzz/run $(SECONDS) $(TARGETS)
+
+powercuts: release ## so many real power cuts under load, and a control that must lose something (COUNT=2000; needs root, xfsprogs)
+	$(E2E) power-cuts --cuts $(COUNT)
 
 e2e-local: release tools ## every suite on processes of this machine, some minutes
 	$(E2E) etcdctl

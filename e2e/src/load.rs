@@ -159,6 +159,11 @@ impl Load {
         lock(&self.shared.failed).len()
     }
 
+    /// Attempts that have ended so far, one way or the other; [`Summary::attempts`] has them first.
+    pub fn attempts(&self) -> usize {
+        lock(&self.shared.attempts).len()
+    }
+
     /// Acknowledged so far.
     pub fn acked(&self) -> usize {
         lock(&self.shared.attempts)

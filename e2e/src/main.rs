@@ -16,6 +16,7 @@ mod load;
 mod local;
 mod mixed;
 mod overload;
+mod power_cuts;
 mod process;
 mod recovery;
 mod repair;
@@ -74,6 +75,8 @@ enum Suite {
     Overload(overload::Options),
     /// `kubectl quorate doctor` against etcd that nobody here runs, set up with care and without.
     Doctor,
+    /// Real power cuts under load, with a control that must lose something. Needs root.
+    PowerCuts(power_cuts::Options),
     /// A real Kubernetes, the shipped chart and images.
     Kube(kube::Options),
     /// A real Kubernetes whose API servers keep everything in three of our members.
@@ -147,6 +150,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Suite::Rotation => rotation::suite(&programs).await,
         Suite::BadInput => bad_input::suite(&programs).await,
         Suite::Doctor => doctor::suite(&programs).await,
+        Suite::PowerCuts(options) => power_cuts::suite(&programs, &options).await,
         Suite::Kube(options) => kube::suite(&options).await,
         Suite::Overload(options) => overload::suite(&programs, &options).await,
         Suite::KubernetesStore(options) => store::suite(&programs, &options).await,

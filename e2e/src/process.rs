@@ -95,6 +95,14 @@ impl Background {
         Ok(())
     }
 
+    /// Waits until it ends by itself.
+    pub async fn ended(&mut self, limit: Duration) -> anyhow::Result<()> {
+        match tokio::time::timeout(limit, self.child.wait()).await {
+            Ok(status) => status.map(drop).map_err(Into::into),
+            Err(_) => bail!("still runs after {limit:?}\n{}", self.last_words(5)),
+        }
+    }
+
     /// All that it has printed.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()

@@ -203,6 +203,16 @@ impl Servers {
         }
     }
 
+    /// Waits until member `n` has ended by itself.
+    pub async fn ended(&mut self, n: usize, limit: Duration) -> anyhow::Result<()> {
+        let member = &mut self.members[n];
+        if let Some(process) = &mut member.process {
+            process.ended(limit).await.with_context(|| member.name.clone())?;
+            member.process = None;
+        }
+        Ok(())
+    }
+
     /// Ends all in order, as an administrator would.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         for n in 0..self.members.len() {
