@@ -190,6 +190,13 @@ impl<D: Disk> Wal<D> {
             segment_bytes: SEGMENT_BYTES,
             poisoned: false,
         };
+        if wal.offset == 0 {
+            // The disk lost even the beginning of the last file. Without one, what is written to it could not be read again.
+            wal.head();
+            if wal.state != HardState::default() {
+                wal.encoder.message(&mut wal.pending, Kind::State, &wal.state);
+            }
+        }
         wal.allocate_ahead()?;
         Ok((wal, pass.contents))
     }

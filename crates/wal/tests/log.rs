@@ -259,6 +259,28 @@ fn a_write_that_stopped_anywhere_is_cut() {
 }
 
 #[test]
+fn a_last_file_that_lost_its_beginning_is_begun_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut wal = Wal::create_sized(&RealDisk, dir.path(), b"meta", 2048).unwrap();
+    for index in 1..=6 {
+        wal.save(&state(1, 1), &[entry(index, 1, 700)]).unwrap();
+    }
+    wal.close().unwrap();
+    let segments = files(dir.path());
+    assert!(segments.len() > 1);
+    let last = segments.last().unwrap();
+    let len = fs::metadata(last).unwrap().len() as usize;
+    fs::write(last, vec![0; len]).unwrap();
+    let (mut wal, before) = Wal::open_or_repair(&RealDisk, dir.path(), &start()).unwrap();
+    let next = before.entries.last().map_or(1, |entry| entry.index + 1);
+    wal.save(&before.hard_state, &[entry(next, 9, 10)]).unwrap();
+    drop(wal);
+    let after = wal::read(&RealDisk, dir.path(), &start()).unwrap();
+    assert_eq!(after.entries.last().map(|entry| entry.index), Some(next));
+    assert_eq!(after.hard_state, before.hard_state);
+}
+
+#[test]
 fn a_file_cut_short_within_the_last_record_is_repaired() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("wal");
