@@ -12,7 +12,7 @@ COUNT ?= 2000
 KUBE_SHORT = definitions refused samples kustomize install quick-start pod-deleted container-killed volume-deleted \
   flag-changed scale operator-killed bad-specs node-deleted acknowledged quorum-lost rights
 
-.PHONY: help tools kube-tools release images simulate mutants powercuts fuzz e2e-local e2e-kube e2e-kube-short e2e-kubernetes-store overload chaos bench conformance
+.PHONY: help tools kube-tools release images simulate simulate-operator mutants powercuts fuzz e2e-local e2e-kube e2e-kube-short e2e-kubernetes-store overload chaos bench conformance
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ release: ## our programs
 
 simulate: ## so many seeds of simulated clusters that break (SEEDS=2000, or MINUTES=480 for a night)
 	cargo run --profile simulate -p simulator -- $(if $(MINUTES),--minutes $(MINUTES),--seeds $(SEEDS))
+
+simulate-operator: ## every fault of every scenario of the operator (EVERY=10 for a tenth of them, MINUTES=20 for an end)
+	cargo run --profile simulate -p simulator --features operator -- operator $(if $(EVERY),--every $(EVERY)) $(if $(MINUTES),--minutes $(MINUTES))
 
 mutants: ## planted bugs, and how soon the simulator finds each
 	cargo run --profile simulate -p simulator --features mutants --target-dir target/mutants -- mutants

@@ -6,9 +6,9 @@
 //! 2. What has ended in order is forgotten: dropping a [`Pulse`] ends it. What a panic ended has stopped, until it is begun
 //!    again.
 
+use crate::clock::{self, Instant};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use crate::clock::{self, Instant};
 use std::time::Duration;
 
 /// All that must go on.
