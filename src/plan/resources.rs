@@ -55,8 +55,10 @@ pub fn ensure(wanted: &Wanted, observed: &Observed) -> Vec<Ensure> {
     if wanted.disruption_budget {
         let voters = observed.journal.members.iter().filter(|m| !m.learner).count();
         let voters = voters.max(wanted.replicas as usize);
-        // What etcd itself tolerates; a single voter may be evicted, or no node could ever be drained.
-        let max_unavailable = u32::try_from(voters.saturating_sub(1) / 2).unwrap_or(u32::MAX).max(1);
+        // What etcd itself tolerates; a single voter may be evicted, or no node could ever be drained. Of two, which a
+        // cluster has for moments on its way to one, neither.
+        let tolerated = if voters > 1 { (voters - 1) / 2 } else { 1 };
+        let max_unavailable = u32::try_from(tolerated).unwrap_or(u32::MAX);
         let min_available = u32::try_from(voters)
             .unwrap_or(u32::MAX)
             .saturating_sub(max_unavailable);
