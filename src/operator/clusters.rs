@@ -10,10 +10,12 @@ use super::backups;
 use super::watches::{Change, Key};
 use super::workers::{Pace, Waited, Work};
 use crate::api::EtcdCluster;
+use crate::api::status::{EtcdClusterStatus, PlanStatus};
 use crate::clock;
 use crate::member::usage::Usage;
 use crate::plan::{Due, Ensure, Journal, Observed, Plan, Step, Timestamp, Wanted};
 use crate::platform::kubernetes::Cluster;
+use crate::platform::kubernetes::names::FIELD_MANAGER;
 use crate::platform::{Error, Event, Platform};
 use crate::reconcile::{Round, Told, round};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -180,11 +182,26 @@ impl Attended {
             context.client.clone(),
             object.namespace().as_deref().unwrap_or_default(),
         );
-        let status = json!({ "status": {
-            "observedGeneration": object.metadata.generation,
-            "plan": { "nextAction": "wait for an edit of the spec", "blockedBy": why },
-        }});
-        api.patch_status(&object.name_any(), &PatchParams::default(), &Patch::Merge(status))
+        // Applied as every other status is: what another kind of write left there would stay when this is over.
+        let status = EtcdClusterStatus {
+            observed_generation: object.metadata.generation,
+            plan: Some(PlanStatus {
+                next_action: "wait for an edit of the spec".to_owned(),
+                blocked_by: Some(why.to_owned()),
+                since: None,
+            }),
+            ..object.status.clone().unwrap_or_default()
+        };
+        let name = object.name_any();
+        let body = json!({
+            "apiVersion": EtcdCluster::api_version(&()),
+            "kind": EtcdCluster::kind(&()),
+            "metadata": { "name": name },
+            "status": status,
+        });
+        let mut params = PatchParams::apply(FIELD_MANAGER);
+        params.force = true;
+        api.patch_status(&name, &params, &Patch::Apply(&body))
             .await
             .map(drop)
             .map_err(|error| format!("cannot write that the spec is refused: {error}"))
