@@ -540,7 +540,7 @@ impl<'a> Desk<'a> {
         let parameters = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: pod.uid(),
-                resource_version: None,
+                resource_version: pod.resource_version(),
             }),
             ..DeleteParams::default()
         };
@@ -557,7 +557,7 @@ impl<'a> Desk<'a> {
             let parameters = DeleteParams {
                 preconditions: Some(Preconditions {
                     uid: object.uid(),
-                    resource_version: None,
+                    resource_version: object.resource_version(),
                 }),
                 ..DeleteParams::default()
             };
