@@ -15,13 +15,13 @@ const MUTANTS: &[(&str, &str, &str)] = &[
 #[test]
 fn planted_bugs_are_found() {
     let mut missed = Vec::new();
-    for (mutant, what, only) in MUTANTS {
+    for &(mutant, what, only) in MUTANTS {
         let begun = Instant::now();
         let extent = Extent {
             every: 1,
             jobs: std::thread::available_parallelism().map_or(1, |n| n.get()),
             limit: Some(Duration::from_secs(120)),
-            only: Some((*only).to_owned()),
+            only: Some(only.to_owned()),
             mutant,
             failures_max: 1,
         };
@@ -35,7 +35,7 @@ fn planted_bugs_are_found() {
                 failure.script.fault,
                 failure.broken.first()
             ),
-            None => missed.push(*mutant),
+            None => missed.push(mutant),
         }
     }
     assert!(missed.is_empty(), "not found: {missed:?}");
