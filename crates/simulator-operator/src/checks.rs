@@ -335,7 +335,11 @@ fn no_secret_leaks(state: &mut State, asked: &Asked, key: &Key) {
 fn only_own_secrets(state: &mut State, asked: &Asked, key: &Key) {
     if asked.target.name.is_none() {
         // Those of one cluster, by its label.
-        if asked.query.get("labelSelector").is_some_and(|labels| labels.contains("quorate.dev/cluster=")) {
+        if asked
+            .query
+            .get("labelSelector")
+            .is_some_and(|labels| labels.contains("quorate.dev/cluster="))
+        {
             return;
         }
         state

@@ -56,8 +56,9 @@ async fn real(bin: &Path) -> Real {
     };
     let etcd = format!("http://127.0.0.1:{client_port}");
     let path = |name: &str| directory.join(name).display().to_string();
-    let key = KeyPair::generate().expect("a key").serialize_pem();
-    std::fs::write(directory.join("sa.key"), key).expect("written");
+    let key = KeyPair::generate().expect("a key");
+    std::fs::write(directory.join("sa.key"), key.serialize_pem()).expect("written");
+    std::fs::write(directory.join("sa.pub"), key.public_key_pem()).expect("written");
     std::fs::write(directory.join("tokens.csv"), "secret,admin,admin,system:masters\n").expect("written");
     let children = vec![
         start(
@@ -81,7 +82,7 @@ async fn real(bin: &Path) -> Real {
                 "--authorization-mode=RBAC".to_owned(),
                 "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
                 "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-                format!("--service-account-key-file={}", path("sa.key")),
+                format!("--service-account-key-file={}", path("sa.pub")),
                 format!("--service-account-signing-key-file={}", path("sa.key")),
                 "--disable-admission-plugins=ServiceAccount".to_owned(),
             ],
@@ -91,24 +92,20 @@ async fn real(bin: &Path) -> Real {
     config.accept_invalid_certs = true;
     config.auth_info.token = Some("secret".to_owned().into());
     let client = kube::Client::try_from(config).expect("a client");
-    let end = std::time::Instant::now() + Duration::from_secs(120);
-    loop {
-        let (code, _) = ask(&client, Method::GET, "/readyz", None, "").await;
-        if code == 200 {
-            break;
-        }
-        assert!(
-            std::time::Instant::now() < end,
-            "kube-apiserver is not ready: see {}",
-            directory.display()
-        );
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    Real {
+    // From here on whatever happens ends what was started.
+    let real = Real {
         children,
         directory,
         client,
+    };
+    let end = std::time::Instant::now() + Duration::from_secs(120);
+    while ask(&real.client, Method::GET, "/readyz", None, "").await.0 != 200 {
+        let log = std::fs::read_to_string(real.directory.join("kube-apiserver.log")).unwrap_or_default();
+        let last = log.lines().last().unwrap_or_default().to_owned();
+        assert!(std::time::Instant::now() < end, "kube-apiserver is not ready: {last}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
+    real
 }
 
 async fn ask(client: &kube::Client, method: Method, uri: &str, body: Option<&Value>, content: &str) -> (u16, Value) {
