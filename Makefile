@@ -29,8 +29,8 @@ release: ## our programs
 simulate: ## so many seeds of simulated clusters that break (SEEDS=2000, or MINUTES=480 for a night)
 	cargo run --profile simulate -p simulator -- $(if $(MINUTES),--minutes $(MINUTES),--seeds $(SEEDS))
 
-simulate-operator: ## every fault of every scenario of the operator (EVERY=10 for a tenth of them, MINUTES=20 for an end)
-	cargo run --profile simulate -p simulator --features operator -- operator $(if $(EVERY),--every $(EVERY)) $(if $(MINUTES),--minutes $(MINUTES))
+simulate-operator: ## every fault of every scenario of the operator (EVERY=10 for a tenth of them, LIMIT=1200 for an end, in seconds)
+	cargo run --profile simulate -p simulator-operator -- explore $(or $(EVERY),1) $(or $(LIMIT),86400)
 
 mutants: ## planted bugs, and how soon the simulator finds each
 	cargo run --profile simulate -p simulator --features mutants --target-dir target/mutants -- mutants

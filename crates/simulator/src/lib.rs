@@ -8,7 +8,6 @@
 //! watching  watch clients, every guarantee of watches checked
 //! history   real-time order of all answers, and a search that knows nothing of revisions
 //! report    story, trace hash, figures campaign  many seeds    mutants  planted bugs
-//! operator  the operator's world, of its own crate (feature `operator`)
 //! ```
 //!
 //! Invariants:
@@ -22,8 +21,6 @@ pub mod history;
 pub mod model;
 #[cfg(feature = "mutants")]
 pub mod mutants;
-#[cfg(feature = "operator")]
-pub mod operator;
 pub mod random;
 pub mod report;
 pub mod swarm;

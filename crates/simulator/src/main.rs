@@ -36,12 +36,6 @@ struct Arguments {
     /// Stop after so many failures.
     #[arg(long, default_value_t = 20)]
     failures: usize,
-    /// Of the operator's faults, every so manieth: 1 is all of them.
-    #[arg(long, default_value_t = 1)]
-    every: u64,
-    /// Only the operator's scenarios with this in their name.
-    #[arg(long)]
-    only: Option<String>,
     /// With --seed: only the result, not the story.
     #[arg(long)]
     quiet: bool,
@@ -90,9 +84,8 @@ fn main() -> ExitCode {
     }
     match arguments.world {
         Which::Server => {}
-        Which::Operator => return operator(&arguments, processors),
-        Which::Both => {
-            eprintln!("simulate: the world \"both\" is not built yet; say server, or operator");
+        Which::Operator | Which::Both => {
+            eprintln!("simulate: only the world \"server\" is built so far; leave the argument out, or say server");
             return ExitCode::from(2);
         }
     }
@@ -129,32 +122,6 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
-}
-
-#[cfg(feature = "operator")]
-fn operator(arguments: &Arguments, processors: usize) -> ExitCode {
-    std::panic::set_hook(Box::new(|_| {}));
-    match arguments.seed {
-        Some(seed) => simulator::operator::story(seed, arguments.quiet),
-        None => simulator::operator::many(&simulator_operator::campaign::Extent {
-            every: arguments.every,
-            jobs: arguments.jobs.unwrap_or(processors),
-            limit: arguments
-                .minutes
-                .map(|minutes| Duration::from_secs_f64(minutes.max(0.0) * 60.0)),
-            only: arguments.only.clone(),
-            mutant: "",
-            failures_max: arguments.failures.max(1),
-        }),
-    }
-}
-
-#[cfg(not(feature = "operator"))]
-fn operator(_: &Arguments, _: usize) -> ExitCode {
-    eprintln!(
-        "simulate: this build has no operator in it; run: cargo run --profile simulate -p simulator --features operator -- operator"
-    );
-    ExitCode::from(2)
 }
 
 fn story(seed: u64, quiet: bool) -> ExitCode {

@@ -1,4 +1,5 @@
-//! Tells one story of a script, or explores: for work on the simulator itself. `simulate operator` is for everybody.
+//! `story NAME [FAULT]` tells one story, `story all` every scenario without a fault, `story explore [EVERY [SECONDS [NAME]]]` tells
+//! every so manieth fault of every scenario.
 
 use simulator_operator::campaign::{Extent, explore, own, table};
 use simulator_operator::control::Fault;
