@@ -18,10 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("server", &["replica", "disk", "proto", "ctl"]),
     ("ctl", &["proto", "bolt", "wal", "state-machine", "disk"]),
     ("quorate", &["server", "ctl", "mutant"]),
-    (
-        "simulator",
-        &["replica", "disk", "proto", "simulator-operator", "mutant"],
-    ),
+    ("simulator", &["replica", "disk", "proto", "mutant"]),
     ("simulator-operator", &["quorate", "mutant"]),
     ("e2e", &[]),
 ];
