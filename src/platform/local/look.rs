@@ -2,19 +2,16 @@
 //!
 //! Invariants:
 //! 1. All members are asked at the same time; the look takes as long as the slowest may, not as their sum.
-//! 2. What a member said in an earlier look is never repeated: no answer means no answer.
+//! 2. What a member said in an earlier look is never repeated (`ask`).
 
 use super::presence::{self, Presence};
 use super::process::{self, Exit, Process};
 use super::records::{ProcessRecord, Refusal, VolumeRecord};
 use super::{Known, LocalCluster, arguments, files, journal, now, secure};
-use crate::member::{self, Connections};
 use crate::plan::backup::newest_verified;
-use crate::plan::observed::{
-    Alarm, AlarmKind, Answer, Data, Health, Listed, Member, Node, Observed, Process as Seen, Retired, Verdict, Volume,
-};
-use crate::plan::{ClusterId, MemberId, Timestamp, Wanted};
-use crate::platform::ask::CORRUPT;
+use crate::plan::observed::{Data, Health, Member, Node, Observed, Process as Seen, Retired, Verdict, Volume};
+use crate::plan::{MemberId, Timestamp, Wanted};
+use crate::platform::ask::{CORRUPT, ask};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +41,7 @@ impl LocalCluster {
             let connections = Arc::clone(&self.connections);
             asked.spawn(async move {
                 if running {
-                    let (answer, verdict, why) = ask(&connections, &endpoint).await;
+                    let (answer, verdict, why) = ask(&connections, &endpoint, now()).await;
                     member.answer = answer;
                     member.health.verdict = verdict;
                     member.health.why = why;
@@ -353,89 +350,6 @@ fn refusal(words: &[String]) -> Option<Refusal> {
     says(&FOREIGN)
         .map(Refusal::Foreign)
         .or_else(|| says(CORRUPT).map(Refusal::Corrupt))
-}
-
-/// What a running member says: its answer, and what follows for its health.
-async fn ask(connections: &Connections, endpoint: &str) -> (Option<Answer>, Verdict, String) {
-    let silent = |error: member::Error| {
-        // Dial anew next time, rather than wait out the back-off of a connection that failed.
-        connections.forget(endpoint);
-        (None, Verdict::Unknown, error.to_string())
-    };
-    let member = match connections.member(endpoint).await {
-        Ok(member) => member,
-        Err(error) => return silent(error),
-    };
-    let status = match member.status().await {
-        Ok(status) => status,
-        Err(error) => return silent(error),
-    };
-    let mut answer = Answer {
-        at: now(),
-        member_id: MemberId(status.member_id),
-        cluster_id: ClusterId(status.cluster_id),
-        leader: (status.leader != 0).then_some(MemberId(status.leader)),
-        learner: status.is_learner,
-        term: status.term,
-        index: status.raft_index,
-        applied: status.applied_index,
-        revision: status.revision,
-        db_bytes: status.db_size,
-        db_in_use_bytes: status.db_size_in_use,
-        quota_bytes: status.db_size_quota,
-        version: status.version.clone(),
-        alarms: Vec::new(),
-        linearizable: false,
-        members: Vec::new(),
-    };
-    if status.leader == 0 {
-        return (Some(answer), Verdict::Unhealthy, "it has no leader".to_owned());
-    }
-    // A learner serves neither reads nor lists (etcd server/etcdserver/api/v3rpc/interceptor.go).
-    if status.is_learner {
-        return (Some(answer), Verdict::Healthy, String::new());
-    }
-    // The list is read after a read that a quorum confirmed and that this member has applied up to: it is at least
-    // as new, so it counts as confirmed too.
-    let confirmed = member.linearizable().await;
-    match member.members().await {
-        Ok(members) => answer.members = members.into_iter().map(listed).collect(),
-        Err(error) => return (Some(answer), Verdict::Unhealthy, error.to_string()),
-    }
-    // To list alarms costs an entry in the log, so it is asked only when the status speaks of one.
-    if status.errors.iter().any(|error| error.contains("alarm")) {
-        match member.alarms().await {
-            Ok(alarms) => answer.alarms = alarms.into_iter().map(alarm).collect(),
-            Err(error) => return (Some(answer), Verdict::Unhealthy, error.to_string()),
-        }
-    }
-    match confirmed {
-        Ok(()) => {
-            answer.linearizable = true;
-            (Some(answer), Verdict::Healthy, String::new())
-        }
-        Err(error) => (Some(answer), Verdict::Unhealthy, error.to_string()),
-    }
-}
-
-fn listed(listed: member::Listed) -> Listed {
-    Listed {
-        id: MemberId(listed.id),
-        name: listed.name,
-        peer_urls: listed.peer_urls,
-        learner: listed.is_learner,
-    }
-}
-
-fn alarm((member, kind): (u64, member::Alarm)) -> Alarm {
-    let kind = match kind {
-        member::Alarm::NoSpace => AlarmKind::NoSpace,
-        member::Alarm::Corrupt => AlarmKind::Corrupt,
-    };
-    Alarm {
-        member: MemberId(member),
-        kind,
-    }
 }
 
 impl VolumeRecord {
