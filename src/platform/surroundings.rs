@@ -1,7 +1,7 @@
 //! What the operator takes from the machine that it runs on, besides the API server: the time of day, chance, and the way
 //! to members. A simulator brings its own, so that one seed makes one story.
 //!
-//! Invariant: spans of time are measured with tokio's clock, which a simulator moves; only dates come from here.
+//! Invariant: spans of time are measured by `crate::clock`, which a simulator moves; only dates come from here.
 
 use crate::member::calls::{Network, Reach};
 use crate::plan::Timestamp;
