@@ -100,6 +100,23 @@ pub struct Store {
     pub log: Vec<Change>,
 }
 
+/// Counts one more change of what is wanted.
+fn raise_generation(object: &mut Value) {
+    let generation = object["metadata"]["generation"].as_i64().unwrap_or(0);
+    object["metadata"]["generation"] = json!(generation + 1);
+}
+
+/// An empty list of finalizers is stored as none.
+fn leave_out_empty_finalizers(object: &mut Value) {
+    if let Some(map) = object["metadata"].as_object_mut()
+        && map
+            .get("finalizers")
+            .is_some_and(|list| list.as_array().is_some_and(Vec::is_empty))
+    {
+        map.remove("finalizers");
+    }
+}
+
 fn text<'a>(value: &'a Value, path: &str) -> &'a str {
     value.pointer(path).and_then(Value::as_str).unwrap_or_default()
 }
@@ -284,6 +301,8 @@ impl Store {
         metadata["uid"] = json!(format!("00000000-0000-4000-8000-{:012x}", self.uids));
         metadata["creationTimestamp"] = json!(date(self.now));
         metadata["generation"] = json!(1);
+        leave_out_empty_finalizers(&mut value);
+        let metadata = &mut value["metadata"];
         if kind.namespaced {
             metadata["namespace"] = json!(namespace);
         }
@@ -356,6 +375,7 @@ impl Store {
                     "namespace",
                     "name",
                     "deletionTimestamp",
+                    "deletionGracePeriodSeconds",
                 ] {
                     match before["metadata"].get(field) {
                         Some(kept) => now["metadata"][field] = kept.clone(),
@@ -375,21 +395,15 @@ impl Store {
                     value
                 };
                 if plain(&now) != plain(before) {
-                    let generation = before["metadata"]["generation"].as_i64().unwrap_or(0);
-                    now["metadata"]["generation"] = json!(generation + 1);
+                    raise_generation(&mut now);
                 }
             }
         }
         now["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"].clone();
         if let Some(map) = now["metadata"].as_object_mut() {
             map.remove("managedFields");
-            if map
-                .get("finalizers")
-                .is_some_and(|list| list.as_array().is_some_and(Vec::is_empty))
-            {
-                map.remove("finalizers");
-            }
         }
+        leave_out_empty_finalizers(&mut now);
         if now == *before {
             if let Some((_, owners)) = self.objects.get_mut(key) {
                 *owners = managers;
@@ -539,6 +553,8 @@ impl Store {
             let at = self.now + std::time::Duration::from_secs(u64::try_from(after).unwrap_or(0));
             now["metadata"]["deletionTimestamp"] = json!(date(at));
             now["metadata"]["deletionGracePeriodSeconds"] = json!(after);
+            // The mark is a change of what is wanted (apiserver pkg/registry/rest/delete.go).
+            raise_generation(&mut now);
             if key.plural == "namespaces" {
                 now["status"]["phase"] = json!("Terminating");
             }
@@ -571,8 +587,7 @@ impl Store {
         let what = if gone { "DELETED" } else { "MODIFIED" };
         let spec = of(key.plural).is_some() && now.get("spec") != before.get("spec");
         if spec {
-            let generation = before["metadata"]["generation"].as_i64().unwrap_or(0);
-            now["metadata"]["generation"] = json!(generation + 1);
+            raise_generation(&mut now);
         }
         self.commit(key, what, now, managers);
     }
