@@ -4,9 +4,12 @@
 
 use std::collections::BTreeMap;
 
-/// The samples of one scrape.
+/// What tells one series of a name from the others.
+type Labels = BTreeMap<String, String>;
+
+/// The samples of one scrape, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Samples(BTreeMap<String, Vec<(BTreeMap<String, String>, f64)>>);
+pub struct Samples(BTreeMap<String, Vec<(Labels, f64)>>);
 
 impl Samples {
     /// From the text format of Prometheus.
@@ -30,7 +33,7 @@ impl Samples {
     /// An upper bound of a quantile of a histogram, in its unit, with the number of observations: the worst over all
     /// series that differ in other labels than `le`. None when nothing was observed.
     pub fn quantile(&self, histogram: &str, quantile: f64) -> Option<(f64, u64)> {
-        let mut series: BTreeMap<Vec<(String, String)>, Vec<(f64, f64)>> = BTreeMap::new();
+        let mut series: BTreeMap<Labels, Vec<(f64, f64)>> = BTreeMap::new();
         for (labels, count) in self.0.get(&format!("{histogram}_bucket"))? {
             let Some(bound) = labels.get("le").and_then(|bound| bound.parse::<f64>().ok()) else {
                 continue;

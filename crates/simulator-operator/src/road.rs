@@ -206,7 +206,7 @@ impl Calls for Line {
         self.ask("member add", true, move |state, _, data| {
             let url = peer_urls.first().cloned().unwrap_or_default();
             let made = Row {
-                id: crate::etcd::number(&[&url, &state.random.next().to_string()]),
+                id: crate::etcd::number(&[&url, &state.random.number().to_string()]),
                 name: String::new(),
                 url,
                 learner,

@@ -403,7 +403,7 @@ impl Surroundings for Around {
     }
 
     fn random(&self) -> u64 {
-        self.world.lock().random.next()
+        self.world.lock().random.number()
     }
 
     fn reach(&self) -> Arc<dyn Reach> {

@@ -70,7 +70,7 @@ fn managed(known: &Known) -> Managed {
         Some(object) => Managed {
             local: false,
             network_policy: object.spec.network_policy.enabled,
-            service: serde_json::to_value(&object.spec.service.client.kind)
+            service: serde_json::to_value(object.spec.service.client.kind)
                 .ok()
                 .and_then(|kind| kind.as_str().map(str::to_owned))
                 .unwrap_or_default(),

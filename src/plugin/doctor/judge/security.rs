@@ -68,8 +68,8 @@ pub(super) fn peer_tls(facts: &Facts) -> Finding {
         .map(String::as_str)
         .collect();
     let open = told(facts).any(|flags| {
-        !flags.get("peer-client-cert-auth").is_some_and(|value| value != "false")
-            && !flags.get("peer-auto-tls").is_some_and(|value| value != "false")
+        let off = |name: &str| flags.get(name).is_none_or(|value| value == "false");
+        off("peer-client-cert-auth") && off("peer-auto-tls")
     });
     let (verdict, seen) = if facts.list.is_empty() {
         (Verdict::Unseen, "no member list was read".to_owned())
