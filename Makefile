@@ -24,7 +24,7 @@ kube-tools: ## and Kubernetes, coredns, local-path-provisioner, helm and versity
 	e2e/tools/build.sh $(TOOLS) etcd kube helm s3
 
 release: ## our programs
-	cargo build --release --workspace --bins
+	cargo build --release --workspace --exclude simulator-operator --bins
 
 simulate: ## so many seeds of simulated clusters that break (SEEDS=2000, or MINUTES=480 for a night)
 	cargo run --profile simulate -p simulator -- $(if $(MINUTES),--minutes $(MINUTES),--seeds $(SEEDS))
