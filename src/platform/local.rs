@@ -30,7 +30,7 @@ use super::{Error, Event, Platform};
 use crate::member::Connections;
 use crate::member::usage::{self, Usage};
 use crate::plan::observed::Health;
-use crate::plan::{Due, Ensure, Journal, Observed, Plan, Step, Timestamp, Wanted};
+use crate::plan::{Due, Ensure, Journal, Next, Observed, Plan, Step, Timestamp, Wanted};
 use process::{Exit, Process, Program};
 use records::{ClusterRecord, Layout};
 use std::collections::BTreeMap;
@@ -257,7 +257,7 @@ impl Platform for LocalCluster {
     }
 
     async fn publish(&mut self, wanted: &Wanted, plan: &Plan) -> Result<(), Error> {
-        self.write_client_env(wanted).map_err(Error::platform)?;
+        self.write_client_env(wanted, &plan.next).map_err(Error::platform)?;
         self.write_status(plan).map_err(Error::platform)
     }
 
@@ -272,13 +272,21 @@ impl Platform for LocalCluster {
 }
 
 impl LocalCluster {
-    /// What users source before they call etcdctl.
-    fn write_client_env(&self, wanted: &Wanted) -> Result<(), files::Error> {
+    /// What users source before they call etcdctl. A member that is about to leave is not in it any more.
+    fn write_client_env(&self, wanted: &Wanted, next: &Next) -> Result<(), files::Error> {
+        let leaving = match next {
+            Next::Take { step, .. } => match step {
+                Step::RemoveMember { name, .. } => Some(name),
+                Step::RetireMember { member } => Some(&member.name),
+                _ => None,
+            },
+            Next::Settled | Next::Wait { .. } | Next::Blocked { .. } => None,
+        };
         let endpoints: Vec<String> = self
             .record
             .volumes
             .iter()
-            .filter(|(name, volume)| volume.started && self.layout.member(name).is_dir())
+            .filter(|(name, volume)| volume.started && self.layout.member(name).is_dir() && leaving != Some(name))
             .map(|(_, volume)| arguments::client_url(wanted, &volume.ports))
             .collect();
         if endpoints.is_empty() {

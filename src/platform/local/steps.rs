@@ -24,6 +24,8 @@ use std::time::Duration;
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(15);
 /// A first start has written its log, or ended, within this time; a join asks the others first.
 const FIRST_WRITE: Duration = Duration::from_secs(20);
+/// `client.env` names a member no more for this long before it is removed, so that clients that follow it have gone.
+const NOTICE: Duration = Duration::from_secs(1);
 
 impl LocalCluster {
     pub(super) async fn step(&mut self, wanted: &Wanted, step: &Step) -> Result<(), Error> {
@@ -84,7 +86,7 @@ impl LocalCluster {
                 let id = to.id.ok_or_else(|| refused("its member id is not known".to_owned()))?;
                 Ok(leader.move_leader(id.0).await?)
             }
-            Step::RemoveMember { id, .. } => self.remove(wanted, *id).await,
+            Step::RemoveMember { id, name, .. } => self.remove(wanted, *id, name).await,
             Step::RetireMember { member } => {
                 self.must_be(step, member)?;
                 if let (Some(id), Ok((leader, _))) = (member.id, self.leader(wanted).await) {
@@ -393,11 +395,14 @@ impl LocalCluster {
             .map_err(Error::platform)
     }
 
-    async fn remove(&mut self, wanted: &Wanted, id: MemberId) -> Result<(), Error> {
+    async fn remove(&mut self, wanted: &Wanted, id: MemberId, name: &str) -> Result<(), Error> {
         let (leader, _) = self.leader(wanted).await?;
         leader.linearizable().await?;
         if !leader.members().await?.iter().any(|listed| listed.id == id.0) {
             return Ok(());
+        }
+        if self.find_process(name).is_some() {
+            tokio::time::sleep(NOTICE).await;
         }
         match leader.remove(id.0).await {
             Err(error) if says(&error, "member not found") => Ok(()),
