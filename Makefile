@@ -27,13 +27,13 @@ release: ## our programs
 	cargo build --release --workspace --exclude simulator-operator --bins
 
 simulate: ## so many seeds of simulated clusters that break (SEEDS=2000, or MINUTES=480 for a night)
-	cargo run --profile simulate -p simulator -- $(if $(MINUTES),--minutes $(MINUTES),--seeds $(SEEDS))
+	cargo run --profile simulate -p simulator --bin simulate -- $(if $(MINUTES),--minutes $(MINUTES),--seeds $(SEEDS))
 
 simulate-operator: ## every fault of every scenario of the operator (EVERY=10 for a tenth of them, LIMIT=1200 for an end, in seconds)
 	cargo run --profile simulate -p simulator-operator -- explore $(or $(EVERY),1) $(or $(LIMIT),86400)
 
 mutants: ## planted bugs, and how soon the simulator finds each
-	cargo run --profile simulate -p simulator --features mutants --target-dir target/mutants -- mutants
+	cargo run --profile simulate -p simulator --bin simulate --features mutants --target-dir target/mutants -- mutants
 
 fuzz: ## every decoder of bytes from outside, SECONDS=60 each (needs a C++ compiler; TARGETS= selects)
 	fuzz/run $(SECONDS) $(TARGETS)
