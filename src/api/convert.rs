@@ -187,7 +187,7 @@ pub fn wanted(cluster: &EtcdCluster, backups: &[EtcdBackup], now: Timestamp) -> 
         .and_then(|t| parse_rfc3339(&t.0.to_string()));
     wanted.backups = backups
         .iter()
-        .filter(|b| b.spec.cluster_ref.as_ref().is_some_and(|r| r.name == name))
+        .filter(|b| b.is_of(&name))
         .filter_map(|b| policy(b, now))
         .collect();
     wanted.name = name;

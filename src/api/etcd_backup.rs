@@ -121,6 +121,13 @@ pub struct EtcdBackupSpec {
     pub deletion_policy: DeletionPolicy,
 }
 
+impl EtcdBackup {
+    /// It is, or makes, backups of this cluster of its namespace.
+    pub fn is_of(&self, cluster: &str) -> bool {
+        self.spec.cluster_ref.as_ref().is_some_and(|of| of.name == cluster)
+    }
+}
+
 fn timeout() -> Duration {
     "15m".into()
 }

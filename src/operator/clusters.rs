@@ -14,14 +14,11 @@ use crate::api::status::{EtcdClusterStatus, PlanStatus};
 use crate::clock;
 use crate::member::usage::Usage;
 use crate::plan::{Due, Ensure, Journal, Observed, Plan, Step, Timestamp, Wanted};
-use crate::platform::kubernetes::Cluster;
-use crate::platform::kubernetes::names::FIELD_MANAGER;
+use crate::platform::kubernetes::{Cluster, status};
 use crate::platform::{Error, Event, Platform};
 use crate::reconcile::{Round, Told, round};
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Resource, ResourceExt};
-use serde_json::json;
+use kube::{Resource, ResourceExt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -178,11 +175,6 @@ impl Attended {
         if said.is_some_and(|plan| plan.blocked_by.as_deref() == Some(why)) {
             return Ok(());
         }
-        let api: Api<EtcdCluster> = Api::namespaced(
-            context.client.clone(),
-            object.namespace().as_deref().unwrap_or_default(),
-        );
-        // Applied as every other status is: what another kind of write left there would stay when this is over.
         let status = EtcdClusterStatus {
             observed_generation: object.metadata.generation,
             plan: Some(PlanStatus {
@@ -192,18 +184,9 @@ impl Attended {
             }),
             ..object.status.clone().unwrap_or_default()
         };
-        let name = object.name_any();
-        let body = json!({
-            "apiVersion": EtcdCluster::api_version(&()),
-            "kind": EtcdCluster::kind(&()),
-            "metadata": { "name": name },
-            "status": status,
-        });
-        let mut params = PatchParams::apply(FIELD_MANAGER);
-        params.force = true;
-        api.patch_status(&name, &params, &Patch::Apply(&body))
+        let namespace = object.namespace().unwrap_or_default();
+        status::apply(&context.client, &namespace, &object.name_any(), &status)
             .await
-            .map(drop)
             .map_err(|error| format!("cannot write that the spec is refused: {error}"))
     }
 

@@ -23,7 +23,7 @@ mod observe;
 mod probe;
 mod record;
 pub mod render;
-mod status;
+pub mod status;
 mod steps;
 pub mod volume;
 mod work;

@@ -198,14 +198,7 @@ impl Target {
             Target::Directory(directory) => backups::objects(&Layout::new(directory, cluster))?,
             Target::Endpoints { .. } => Vec::new(),
         };
-        let of = |backup: &EtcdBackup| {
-            backup
-                .spec
-                .cluster_ref
-                .as_ref()
-                .is_some_and(|named| named.name == cluster)
-        };
-        Ok(objects.into_iter().filter(of).collect())
+        Ok(objects.into_iter().filter(|backup| backup.is_of(cluster)).collect())
     }
 
     /// Opens ways to the members of a cluster that run.

@@ -63,6 +63,17 @@ fn argument<'a>(pod: &'a Value, name: &str) -> Option<&'a str> {
         .find_map(|argument| argument.strip_prefix(name)?.strip_prefix('='))
 }
 
+/// The data of one member alone, made from `data` as a pod's arguments say.
+fn alone(pod: &Value, data: &etcd::Data) -> etcd::Data {
+    etcd::alone(
+        data,
+        argument(pod, "--name").unwrap_or_default(),
+        argument(pod, "--peer-url").unwrap_or_default(),
+        argument(pod, "--token").unwrap_or_default(),
+        argument(pod, "--above-revision").and_then(|text| text.parse().ok()),
+    )
+}
+
 /// The claim that a pod mounts.
 pub fn claim_of(pod: &Value) -> Option<&str> {
     let volumes = pod.pointer("/spec/volumes")?.as_array()?;
@@ -563,14 +574,7 @@ fn work(state: &mut State, key: &Key, pod: &Value) -> Option<Result<String, Stri
                 _ if disk.recovered == mark => Ok(mark.to_owned()),
                 None => empty(),
                 Some(data) => {
-                    let above = argument(pod, "--above-revision").and_then(|text| text.parse().ok());
-                    let made = etcd::alone(
-                        &data,
-                        argument(pod, "--name").unwrap_or_default(),
-                        argument(pod, "--peer-url").unwrap_or_default(),
-                        argument(pod, "--token").unwrap_or_default(),
-                        above,
-                    );
+                    let made = alone(pod, &data);
                     disk.recovered = mark.to_owned();
                     disk.data = Some(made);
                     let owner = disk.owner.clone();
@@ -587,17 +591,9 @@ fn work(state: &mut State, key: &Key, pod: &Value) -> Option<Result<String, Stri
                 .backups
                 .iter()
                 .find(|(key, _)| location.to_string().contains(key.as_str()));
-            let above = argument(pod, "--above-revision").and_then(|text| text.parse().ok());
             match from.map(|(_, data)| data.clone()) {
                 Some(data) => {
-                    let made = etcd::alone(
-                        &data,
-                        argument(pod, "--name").unwrap_or_default(),
-                        argument(pod, "--peer-url").unwrap_or_default(),
-                        argument(pod, "--token").unwrap_or_default(),
-                        above,
-                    );
-                    disk.data = Some(made);
+                    disk.data = Some(alone(pod, &data));
                     disk.used = true;
                     Ok("restored".to_owned())
                 }

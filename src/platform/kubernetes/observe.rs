@@ -145,7 +145,7 @@ impl Cluster {
         let backups = self
             .backups
             .iter()
-            .filter(|backup| of(backup, &wanted.name))
+            .filter(|backup| backup.is_of(&wanted.name))
             .filter_map(|b| convert::run(b))
             .collect();
         Ok(Observed {
@@ -509,14 +509,6 @@ impl Cluster {
             settings: &self.settings,
         }
     }
-}
-
-fn of(backup: &crate::api::EtcdBackup, cluster: &str) -> bool {
-    backup
-        .spec
-        .cluster_ref
-        .as_ref()
-        .is_some_and(|reference| reference.name == cluster)
 }
 
 /// A moment of the Kubernetes API.

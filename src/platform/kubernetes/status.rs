@@ -20,6 +20,25 @@ use std::time::Duration;
 /// What merely moved on is published this often at most.
 const LAZY: Duration = Duration::from_secs(30);
 
+/// Writes a status. All go this way: what another kind of write left there would not go with the next.
+pub async fn apply(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    status: &EtcdClusterStatus,
+) -> Result<(), kube::Error> {
+    let api: Api<EtcdCluster> = Api::namespaced(client.clone(), namespace);
+    let body = json!({
+        "apiVersion": EtcdCluster::api_version(&()),
+        "kind": EtcdCluster::kind(&()),
+        "metadata": { "name": name },
+        "status": status,
+    });
+    let mut params = PatchParams::apply(FIELD_MANAGER);
+    params.force = true;
+    api.patch_status(name, &params, &Patch::Apply(&body)).await.map(drop)
+}
+
 /// What was published last.
 #[derive(Debug, Default)]
 pub struct Published {
@@ -53,17 +72,8 @@ impl Published {
                 return Ok(());
             }
         }
-        let api: Api<EtcdCluster> = Api::namespaced(client.clone(), namespace);
-        let body = json!({
-            "apiVersion": EtcdCluster::api_version(&()),
-            "kind": EtcdCluster::kind(&()),
-            "metadata": { "name": name },
-            "status": status,
-        });
-        let mut params = PatchParams::apply(FIELD_MANAGER);
-        params.force = true;
-        match api.patch_status(name, &params, &Patch::Apply(&body)).await {
-            Ok(_) => {}
+        match apply(client, namespace, name, &status).await {
+            Ok(()) => {}
             // It was let go a moment ago.
             Err(kube::Error::Api(error)) if error.code == 404 => {}
             Err(error) => return Err(error.into()),

@@ -139,7 +139,7 @@ impl LocalCluster {
         self.desk.written.clone_from(&desired.backups);
         let cluster = desired.cluster.name_any();
         let mut policies = Vec::new();
-        for written in desired.backups.iter().filter(|backup| is_of(backup, &cluster)) {
+        for written in desired.backups.iter().filter(|backup| backup.is_of(&cluster)) {
             let file = file(&self.layout, &written.name_any());
             let known = files::read_json::<EtcdBackup>(&file)?;
             let mut object = written.clone();
@@ -370,7 +370,7 @@ impl LocalCluster {
     fn own_objects(&self) -> Result<Vec<EtcdBackup>, files::Error> {
         let cluster = self.layout.root().file_name().unwrap_or_default().to_string_lossy();
         let mut all = objects(&self.layout)?;
-        for written in self.desk.written.iter().filter(|backup| is_of(backup, &cluster)) {
+        for written in self.desk.written.iter().filter(|backup| backup.is_of(&cluster)) {
             if all.iter().all(|known| known.name_any() != written.name_any()) {
                 all.push(written.clone());
             }
@@ -432,10 +432,6 @@ impl LocalCluster {
         }
         Ok(None)
     }
-}
-
-fn is_of(backup: &EtcdBackup, cluster: &str) -> bool {
-    backup.spec.cluster_ref.as_ref().is_some_and(|of| of.name == cluster)
 }
 
 /// A backup of which only the manifest is left.

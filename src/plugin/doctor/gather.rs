@@ -15,6 +15,7 @@ use crate::plugin::fetch::Answer;
 use crate::plugin::status::now;
 use crate::plugin::target::{Door, Known, Reach, Target};
 use anyhow::{Context, bail};
+use futures_util::future::join_all;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
 use rustls::pki_types::CertificateDer;
@@ -101,9 +102,7 @@ fn backups(objects: &[EtcdBackup]) -> Backups {
 }
 
 async fn ask_all(reach: &Reach, facts: &mut Facts) {
-    let mut members: Vec<MemberFacts> = Vec::new();
-    let asked = reach.doors.iter().map(|door| ask(reach, door));
-    members.extend(join_all(asked).await);
+    let mut members: Vec<MemberFacts> = join_all(reach.doors.iter().map(|door| ask(reach, door))).await;
     let mut first: Option<Member> = None;
     for door in &reach.doors {
         let Ok(member) = reach.member(door).await else { continue };
@@ -134,29 +133,6 @@ async fn ask_all(reach: &Reach, facts: &mut Facts) {
         facts.compacted_by_api_server = member.page(&mut walk).await.is_ok_and(|page| !page.is_empty());
     }
     facts.members = members;
-}
-
-/// All at once, in order. Nothing here needs a thread of its own.
-async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
-    std::future::poll_fn(|context| {
-        let mut pending = false;
-        for (future, output) in &mut running {
-            if output.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(ready) => *output = Some(ready),
-                    std::task::Poll::Pending => pending = true,
-                }
-            }
-        }
-        if pending {
-            std::task::Poll::Pending
-        } else {
-            std::task::Poll::Ready(())
-        }
-    })
-    .await;
-    running.into_iter().filter_map(|(_, output)| output).collect()
 }
 
 async fn ask(reach: &Reach, door: &Door) -> MemberFacts {

@@ -12,9 +12,9 @@ mod security;
 mod tests;
 mod tuning;
 
-use super::facts::{Facts, MemberFacts};
+use super::facts::{Facts, MemberFacts, Stranger};
 use super::{Finding, Section, Verdict};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 /// A p99 over fewer observations than this says little.
@@ -67,6 +67,11 @@ fn finding(section: Section, check: &'static str, verdict: Verdict, seen: String
     }
 }
 
+/// A check of which nothing can be seen.
+fn unseen(section: Section, check: &'static str, why: &str, remedy: &str) -> Finding {
+    finding(section, check, Verdict::Unseen, why.to_owned(), remedy)
+}
+
 fn pass_if(good: bool) -> Verdict {
     if good { Verdict::Pass } else { Verdict::Fail }
 }
@@ -79,6 +84,20 @@ fn remedy<'a>(facts: &Facts, ours: &'a str, other: &'a str) -> &'a str {
 fn joined<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     let texts: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     texts.join(", ")
+}
+
+/// Those of `urls` that are not https.
+fn plain<'a>(urls: impl IntoIterator<Item = &'a String>) -> BTreeSet<&'a str> {
+    let urls = urls.into_iter().map(String::as_str);
+    urls.filter(|url| !url.starts_with("https://")).collect()
+}
+
+/// Somebody is served without TLS.
+fn in_the_clear(facts: &Facts) -> bool {
+    facts
+        .members
+        .iter()
+        .any(|member| member.stranger == Stranger::PlainText)
 }
 
 const UNTOLD: &str = "no member tells its flags (GET /debug/vars)";

@@ -1,8 +1,8 @@
 //! What a cluster in order has besides what the guide's tables name.
 
-use super::super::facts::{Facts, Stranger};
+use super::super::facts::Facts;
 use super::super::{Finding, Section, Verdict};
-use super::{finding, joined, pass_if, remedy, statuses};
+use super::{finding, in_the_clear, joined, pass_if, remedy, statuses};
 use crate::member::Alarm;
 use std::collections::BTreeSet;
 
@@ -148,10 +148,7 @@ pub(super) fn certificates(facts: &Facts) -> Finding {
         })
         .min_by_key(|(_, days)| *days);
     let Some((member, days)) = first else {
-        let plain = facts
-            .members
-            .iter()
-            .any(|member| member.stranger == Stranger::PlainText);
+        let plain = in_the_clear(facts);
         let seen = if plain {
             "there are none: clients are served without TLS"
         } else {

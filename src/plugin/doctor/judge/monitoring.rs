@@ -2,7 +2,7 @@
 
 use super::super::facts::Facts;
 use super::super::{Finding, Section, Verdict};
-use super::{OBSERVATIONS_MIN, finding, joined, pass_if, remedy, smallest_quota, statuses, worst};
+use super::{OBSERVATIONS_MIN, finding, joined, pass_if, remedy, smallest_quota, statuses, unseen, worst};
 use crate::plugin::table::bytes;
 
 pub(super) fn scraped(facts: &Facts) -> Finding {
@@ -41,13 +41,7 @@ pub(super) fn leader_changes(facts: &Facts) -> Finding {
         })
         .collect();
     let Some((changes, uptime, name)) = rates.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)) else {
-        return finding(
-            Section::Monitoring,
-            check,
-            Verdict::Unseen,
-            "no member tells".to_owned(),
-            fix,
-        );
+        return unseen(Section::Monitoring, check, "no member tells", fix);
     };
     // The first election, and those of planned moves, are no sickness.
     let allowed = 5.0 + uptime / 3600.0;
@@ -111,13 +105,7 @@ pub(super) fn size(facts: &Facts) -> Finding {
     );
     let largest = statuses(facts).map(|(_, status)| status.db_size).max();
     let (Some(size), Some(quota)) = (largest, smallest_quota(facts)) else {
-        return finding(
-            Section::Monitoring,
-            check,
-            Verdict::Unseen,
-            "no member tells".to_owned(),
-            fix,
-        );
+        return unseen(Section::Monitoring, check, "no member tells", fix);
     };
     let percent = size * 100 / quota.max(1);
     let seen = format!("{} of {}, {percent} %", bytes(size), bytes(quota));

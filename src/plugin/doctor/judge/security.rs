@@ -2,23 +2,13 @@
 
 use super::super::facts::{Alerting, Facts, Stored, Stranger};
 use super::super::{Finding, Section, Verdict};
-use super::{UNTOLD, finding, joined, pass_if, remedy, told, tuning};
+use super::{UNTOLD, finding, in_the_clear, joined, pass_if, plain, remedy, told, tuning, unseen};
 use std::collections::BTreeSet;
 
 pub(super) fn client_tls(facts: &Facts) -> Finding {
     let check = "TLS between clients and members";
-    let plain: BTreeSet<&str> = facts
-        .list
-        .iter()
-        .flat_map(|member| &member.client_urls)
-        .filter(|url| !url.starts_with("https://"))
-        .map(String::as_str)
-        .collect();
-    let spoken = facts
-        .members
-        .iter()
-        .any(|member| member.stranger == Stranger::PlainText);
-    let (verdict, seen) = match (facts.list.is_empty(), plain.is_empty(), spoken) {
+    let plain = plain(facts.list.iter().flat_map(|member| &member.client_urls));
+    let (verdict, seen) = match (facts.list.is_empty(), plain.is_empty(), in_the_clear(facts)) {
         (true, _, false) => (Verdict::Unseen, "no member list was read".to_owned()),
         (_, true, false) => (Verdict::Pass, "every client URL is https".to_owned()),
         (_, false, _) => (Verdict::Fail, format!("plain: {}", joined(plain))),
@@ -60,13 +50,7 @@ pub(super) fn client_certificates(facts: &Facts) -> Finding {
 
 pub(super) fn peer_tls(facts: &Facts) -> Finding {
     let check = "TLS among members, with certificates on both sides";
-    let plain: BTreeSet<&str> = facts
-        .list
-        .iter()
-        .flat_map(|member| &member.peer_urls)
-        .filter(|url| !url.starts_with("https://"))
-        .map(String::as_str)
-        .collect();
+    let plain = plain(facts.list.iter().flat_map(|member| &member.peer_urls));
     let open = told(facts).any(|flags| {
         let off = |name: &str| flags.get(name).is_none_or(|value| value == "false");
         off("peer-client-cert-auth") && off("peer-auto-tls")
@@ -224,8 +208,7 @@ pub(super) fn backups(facts: &Facts) -> Finding {
     };
     let section = Section::Security;
     if !facts.backups.visible {
-        let seen = "no EtcdBackup can be seen from here".to_owned();
-        return finding(section, check, Verdict::Unseen, seen, fix);
+        return unseen(section, check, "no EtcdBackup can be seen from here", fix);
     }
     let active = facts
         .backups

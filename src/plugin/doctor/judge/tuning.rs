@@ -2,7 +2,7 @@
 
 use super::super::facts::Facts;
 use super::super::{Finding, Section, Verdict};
-use super::{UNTOLD, finding, joined, pass_if, remedy, smallest_quota, statuses, told, worst};
+use super::{UNTOLD, finding, joined, pass_if, remedy, smallest_quota, statuses, told, unseen, worst};
 use crate::plugin::table::bytes;
 use std::collections::BTreeSet;
 
@@ -11,6 +11,8 @@ const GIB: u64 = 1 << 30;
 const QUOTA_DEFAULT: u64 = 2 * GIB;
 /// The guide's 8 GB.
 const QUOTA_GOOD: u64 = 8_000_000_000;
+
+const ONE_VALUE: &str = "give all members the same value: with different ones they call elections against each other";
 
 /// A flag's values over the members that tell, in milliseconds; etcd's default where it is not on the command line.
 fn milliseconds(facts: &Facts, flag: &str, default: u64) -> BTreeSet<u64> {
@@ -23,13 +25,7 @@ pub(super) fn heartbeat(facts: &Facts) -> Finding {
     let check = "--heartbeat-interval (default 100ms, on slow networks 250ms)";
     let values = milliseconds(facts, "heartbeat-interval", 100);
     let Some(value) = values.first().copied() else {
-        return finding(
-            Section::Tuning,
-            check,
-            Verdict::Unseen,
-            UNTOLD.to_owned(),
-            "look at the members' flags",
-        );
+        return unseen(Section::Tuning, check, UNTOLD, "look at the members' flags");
     };
     let trip = worst(facts, "etcd_network_peer_round_trip_time_seconds");
     let mut seen = format!("{}ms", joined(&values));
@@ -41,7 +37,7 @@ pub(super) fn heartbeat(facts: &Facts) -> Finding {
     }
     let too_short = value < 100 || trip.is_some_and(|(seconds, _)| seconds * 1000.0 > value as f64);
     let fix = if values.len() > 1 {
-        "give all members the same value: with different ones they call elections against each other"
+        ONE_VALUE
     } else {
         remedy(
             facts,
@@ -62,20 +58,14 @@ pub(super) fn election(facts: &Facts) -> Finding {
     let check = "--election-timeout (default 1000ms, on slow disks 1250ms)";
     let values = milliseconds(facts, "election-timeout", 1000);
     let Some(value) = values.first().copied() else {
-        return finding(
-            Section::Tuning,
-            check,
-            Verdict::Unseen,
-            UNTOLD.to_owned(),
-            "look at the members' flags",
-        );
+        return unseen(Section::Tuning, check, UNTOLD, "look at the members' flags");
     };
     let beat = milliseconds(facts, "heartbeat-interval", 100)
         .last()
         .copied()
         .unwrap_or(100);
     let fix = if values.len() > 1 {
-        "give all members the same value: with different ones they call elections against each other"
+        ONE_VALUE
     } else {
         remedy(
             facts,
@@ -101,13 +91,7 @@ pub(super) fn quota(facts: &Facts) -> Finding {
         "start members with --quota-backend-bytes=8589934592, on disks that have room for twice as much",
     );
     let Some(quota) = smallest_quota(facts) else {
-        return finding(
-            Section::Tuning,
-            check,
-            Verdict::Unseen,
-            "no member tells it".to_owned(),
-            fix,
-        );
+        return unseen(Section::Tuning, check, "no member tells it", fix);
     };
     let chosen = told(facts).any(|flags| flags.get("quota-backend-bytes").is_some_and(|value| value != "0"));
     let verdict = match quota {
@@ -172,13 +156,7 @@ pub(super) fn defragmentation(facts: &Facts) -> Finding {
         })
         .max_by_key(|(free, ..)| *free);
     let Some((free, size, member)) = worst else {
-        return finding(
-            Section::Tuning,
-            check,
-            Verdict::Unseen,
-            "no member tells its size".to_owned(),
-            fix,
-        );
+        return unseen(Section::Tuning, check, "no member tells its size", fix);
     };
     let much = free > 200 << 20 && free * 2 > size;
     let seen = format!(
