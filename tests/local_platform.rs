@@ -5,6 +5,9 @@
 
 #![cfg(feature = "local")]
 
+mod bench;
+
+use bench::Bench;
 use etcd_client::{Client, GetOptions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,68 +15,18 @@ use quorate::api::status::EtcdClusterStatus;
 use quorate::certificates::Pair;
 use quorate::member::{Access, connect};
 use quorate::platform::local::process::Process;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A step that takes longer has failed. Generous: the machine may be shared.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Bench {
-    directory: tempfile::TempDir,
-    operator: Option<Child>,
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        if let Some(mut operator) = self.operator.take() {
-            let _ = operator.kill();
-            let _ = operator.wait();
-        }
-        // Members outlive the operator; `down` stops them whatever the test did.
-        let _ = self.quorate(&["local", "down", "--dir"]);
-    }
-}
-
 impl Bench {
-    fn root(&self) -> PathBuf {
-        self.directory.path().join("data")
-    }
-
-    fn cluster(&self) -> PathBuf {
-        self.root().join("db")
-    }
-
     fn manifest(&self, replicas: &str) {
         let text = format!(
             "apiVersion: quorate.dev/v1alpha1\nkind: EtcdCluster\nmetadata:\n  name: db\nspec:\n  replicas: {replicas}\n"
         );
-        std::fs::write(self.directory.path().join("db.yaml"), text).expect("writes the manifest");
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
-        command.args(arguments).arg(self.root());
-        command
-    }
-
-    /// Runs the program with the directory as its last argument; what it printed to both.
-    fn quorate(&self, arguments: &[&str]) -> (bool, String) {
-        let output = self.command(arguments).output().expect("runs");
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
-    }
-
-    fn up(&mut self) {
-        let log = std::fs::File::create(self.directory.path().join("up.log")).expect("makes a log");
-        let file = self.directory.path().join("db.yaml");
-        let arguments = ["local", "up", "-f", file.to_str().expect("utf-8"), "--dir"];
-        let mut command = self.command(&arguments);
-        command
-            .stdout(log.try_clone().expect("clones"))
-            .stderr(log)
-            .stdin(Stdio::null());
-        self.operator = Some(command.spawn().expect("starts"));
+        self.write_manifest(&text);
     }
 
     fn status(&self) -> Option<EtcdClusterStatus> {
@@ -88,8 +41,11 @@ impl Bench {
                 return status;
             }
             if Instant::now() > end {
-                let log = std::fs::read_to_string(self.directory.path().join("up.log")).unwrap_or_default();
-                panic!("waited for {what}; status {:#?}\noperator:\n{log}", self.status());
+                panic!(
+                    "waited for {what}; status {:#?}\noperator:\n{}",
+                    self.status(),
+                    self.log()
+                );
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -166,10 +122,7 @@ fn remove(path: &Path, away: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_lives_through_what_happens_on_a_machine() {
-    let mut bench = Bench {
-        directory: tempfile::tempdir().expect("temp dir"),
-        operator: None,
-    };
+    let mut bench = Bench::new();
 
     bench.manifest("4");
     let refused = bench.quorate(&[

@@ -4,38 +4,17 @@
 
 #![cfg(feature = "local")]
 
+mod bench;
+
+use bench::Bench;
 use serde_json::Value;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// A step that takes longer has failed. Generous: the machine may be shared.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-struct Bench {
-    directory: tempfile::TempDir,
-    operator: Option<Child>,
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        if let Some(mut operator) = self.operator.take() {
-            let _ = operator.kill();
-            let _ = operator.wait();
-        }
-        let root = self.root();
-        let _ = Command::new(env!("CARGO_BIN_EXE_quorate"))
-            .args(["local", "down", "--dir"])
-            .arg(root)
-            .output();
-    }
-}
-
 impl Bench {
-    fn root(&self) -> PathBuf {
-        self.directory.path().join("data")
-    }
-
     fn manifest(&self, options: &str) {
         let text = format!(
             "apiVersion: quorate.dev/v1alpha1\nkind: EtcdCluster\nmetadata: {{name: db}}\nspec:\n  replicas: 3\n  \
@@ -43,22 +22,7 @@ impl Bench {
              apiVersion: quorate.dev/v1alpha1\nkind: EtcdBackup\nmetadata: {{name: daily}}\nspec:\n  clusterRef: {{name: db}}\n  \
              schedule: '0 3 * * *'\n  destination: {{directory: {{path: backups}}}}\n"
         );
-        std::fs::write(self.directory.path().join("db.yaml"), text).expect("writes the manifest");
-    }
-
-    fn up(&mut self) {
-        let log = std::fs::File::create(self.directory.path().join("up.log")).expect("makes a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
-        command
-            .args(["local", "up", "-f"])
-            .arg(self.directory.path().join("db.yaml"))
-            .arg("--dir")
-            .arg(self.root());
-        command
-            .stdout(log.try_clone().expect("clones"))
-            .stderr(log)
-            .stdin(Stdio::null());
-        self.operator = Some(command.spawn().expect("starts"));
+        self.write_manifest(&text);
     }
 
     /// Runs the plugin, by the name that kubectl calls it with: whether it succeeded, stdout, stderr.
@@ -91,14 +55,10 @@ impl Bench {
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("up.log")).unwrap_or_default()
-    }
-
     fn wait(&self, what: &str, done: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + PATIENCE;
         loop {
-            if self.root().join("db/status.yaml").exists() {
+            if self.cluster().join("status.yaml").exists() {
                 let status = self.json(&["status"])[0]["status"].take();
                 if done(&status) {
                     return status;
@@ -110,8 +70,7 @@ impl Bench {
     }
 
     fn etcdctl(&self, arguments: &[&str]) -> (bool, String) {
-        let cluster = self.root().join("db");
-        let env = std::fs::read_to_string(cluster.join("client.env")).expect("client.env");
+        let env = std::fs::read_to_string(self.cluster().join("client.env")).expect("client.env");
         let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
         command.arg("etcdctl").args(arguments);
         for line in env.lines().filter_map(|line| line.strip_prefix("export ")) {
@@ -138,10 +97,7 @@ fn names(status: &Value) -> Vec<String> {
 
 #[test]
 fn the_plugin_shows_and_asks() {
-    let mut bench = Bench {
-        directory: tempfile::tempdir().expect("temp dir"),
-        operator: None,
-    };
+    let mut bench = Bench::new();
     bench.manifest("");
     let (good, _, said) = bench.plugin(&["status"]);
     assert!(!good && said.contains("no such directory"), "{said}");
@@ -213,9 +169,9 @@ fn the_plugin_shows_and_asks() {
     );
     let (good, _, said) = bench.plugin(&["move-leader", "--to", "nobody"]);
     assert!(!good && said.contains("no voter of db"), "{said}");
-    let before = std::fs::read_to_string(bench.root().join("db/events.log")).expect("events");
+    let before = std::fs::read_to_string(bench.cluster().join("events.log")).expect("events");
     bench.ok(&["defrag"]);
-    let after = std::fs::read_to_string(bench.root().join("db/events.log")).expect("events");
+    let after = std::fs::read_to_string(bench.cluster().join("events.log")).expect("events");
     let defragmented = after[before.len()..].matches("Defragment ").count();
     assert_eq!(defragmented, 3, "{}", &after[before.len()..]);
     let replaced = bench.json(&["replace", "--member", &members[0]]);
@@ -270,7 +226,7 @@ fn what_fills_a_database_is_told(bench: &Bench) {
         }
     }
     assert!(refused, "the quota was never exceeded");
-    let path = bench.root().join("db/events.log");
+    let path = bench.cluster().join("events.log");
     let end = Instant::now() + PATIENCE;
     let told = loop {
         let events = std::fs::read_to_string(&path).expect("events");
