@@ -237,7 +237,11 @@ fn resume<D: Disk>(
     let mut hard_state = contents.hard_state;
     let mut entries = contents.entries;
     // A commit index alone is not synced; what the database holds was committed all the same.
-    hard_state.commit = hard_state.commit.max(applied);
+    if hard_state.commit < applied {
+        hard_state.commit = applied;
+        // Raft will not say so again, and a snapshot counts only if the log says that its entry was committed.
+        wal.append(&hard_state, &[])?;
+    }
     if config.force_new_cluster {
         // Unlike etcd, which cuts the log at the commit index: the index on disk may trail what was acknowledged, and an entry of
         // the survivor that never was committed does no harm by becoming so (decision 0003).

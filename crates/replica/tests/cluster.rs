@@ -5,7 +5,7 @@ mod world;
 use proto::etcdserverpb::{CompactionRequest, InternalRaftRequest, LeaseGrantRequest, PutRequest};
 use proto::raftpb::ConfChangeType;
 use replica::state_machine::{Error, Response};
-use replica::{Config, Identity, Input, OpenError, Replica, Start};
+use replica::{Config, Identity, Input, OpenError, Output, Replica, Start};
 use world::World;
 
 fn plain(_: &mut Config) {}
@@ -112,6 +112,46 @@ fn crashes_of_any_member_lose_nothing_that_was_answered() {
     }
     world.ticks(20);
     world.assert_same();
+}
+
+#[test]
+fn a_snapshot_made_right_after_a_start_counts_at_the_next() {
+    let mut world = World::new(1, 12, plain);
+    let only = world.elect();
+    for n in 0..60 {
+        world.must_put(only, "k", &n.to_string());
+    }
+    // Of the last entry the database knows that it was committed; the log, where that waits for the next sync, does not.
+    world.node(only).replica.close().unwrap();
+    let applied = world.node(only).replica.applied();
+    let node = world.nodes.get_mut(&only).unwrap();
+    node.running = None;
+    let disk = node.disk.clone();
+    disk.kill();
+    let config = Config {
+        snapshot_count: 10,
+        ..world.config(only, Start::Resume)
+    };
+    let (mut replica, mut writer) = Replica::open(disk.clone(), config, world.now).unwrap();
+    assert_eq!(replica.applied(), applied);
+    let mut inputs = std::collections::VecDeque::from([Input::TakeSnapshot]);
+    while let Some(input) = inputs.pop_front() {
+        for output in replica.step(input, world.now).unwrap() {
+            match output {
+                Output::Persist(job) => inputs.push_back(Input::Persisted(writer.persist(vec![job]).unwrap())),
+                Output::Commit(job) => inputs.push_back(Input::Committed(job.run().unwrap())),
+                _ => {}
+            }
+        }
+    }
+    drop((replica, writer));
+    let log = std::path::Path::new("/data/member/wal");
+    let newest = wal::valid_snapshots(&disk, log).unwrap().pop().unwrap_or_default();
+    assert_eq!(
+        newest.index(),
+        applied,
+        "else the log before it is given up and nothing begins there"
+    );
 }
 
 #[test]

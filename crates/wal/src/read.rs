@@ -184,9 +184,9 @@ pub fn valid_snapshots<D: Disk>(disk: &D, dir: &Path) -> Result<Vec<walpb::Snaps
     // Entries are not wanted here; an index beyond all of them skips them.
     let pass = pass(&segments, u64::MAX)?;
     let commit = pass.contents.hard_state.commit;
-    Ok(pass
-        .snapshots
-        .into_iter()
-        .filter(|record| record.index() <= commit)
-        .collect())
+    let mut valid = pass.snapshots;
+    valid.retain(|record| record.index() <= commit);
+    // One that a leader sent may be recorded before an older one of the member itself.
+    valid.sort_by_key(walpb::Snapshot::index);
+    Ok(valid)
 }
