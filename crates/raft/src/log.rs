@@ -70,7 +70,12 @@ impl<S: Storage> RaftLog<S> {
             self.unstable
                 .truncate_and_append(entries.into_iter().skip(known), conflict);
         }
-        self.commit_to(committed.min(last_new))?;
+        let last_new_or_known = if mutant::planted("Q47") {
+            self.last_index()
+        } else {
+            last_new
+        };
+        self.commit_to(committed.min(last_new_or_known))?;
         Ok(Some(last_new))
     }
 

@@ -319,7 +319,7 @@ impl<S: Storage> Raft<S> {
             if !self.accept_higher_term(kind, &m)? {
                 return Ok(());
             }
-        } else if m.term != 0 && m.term < self.term {
+        } else if m.term != 0 && m.term < self.term && !mutant::planted("Q50") {
             return self.step_lower_term(kind, m);
         }
 

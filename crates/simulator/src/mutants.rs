@@ -88,6 +88,31 @@ pub const MUTANTS: &[(&str, &str)] = &[
     ("Q34", "the meta page is not synced"),
     ("Q35", "watchers miss what came with a snapshot"),
     ("Q36", "the previous pair of an event is the present one"),
+    ("Q40", "the create revision moves with each put"),
+    ("Q41", "a deletion of many leaves the last one"),
+    ("Q42", "the revision just below the compaction can be read"),
+    ("Q43", "a range answers one key more than its limit"),
+    ("Q44", "the last key of a revoked lease stays"),
+    ("Q45", "granted leases are not stored"),
+    ("Q46", "compaction goes one revision too far"),
+    (
+        "Q47",
+        "a follower commits entries that the leader's message does not confirm",
+    ),
+    ("Q48", "a refused vote counts as given"),
+    ("Q49", "a new leader appends no entry of its own term"),
+    ("Q50", "messages of older terms are heard"),
+    ("Q51", "a new file of the log does not repeat the hard state"),
+    (
+        "Q52",
+        "a watcher that catches up in pieces skips a revision between two",
+    ),
+    ("Q53", "watchers are not told of deletions"),
+    ("Q54", "\"greater\" in a transaction takes equals too"),
+    (
+        "Q55",
+        "a transaction whose compares fail does what it should do when they hold",
+    ),
 ];
 
 /// Those of them that the simulator is not expected to find, and why.

@@ -385,7 +385,7 @@ impl<D: Disk> Wal<D> {
         self.held.extend(self.ahead.take());
         self.offset = 0;
         self.head();
-        if self.state != HardState::default() {
+        if self.state != HardState::default() && !mutant::planted("Q51") {
             self.encoder.message(&mut self.pending, Kind::State, &self.state);
         }
         self.sync()?;

@@ -90,7 +90,7 @@ impl<S: Storage> Raft<S> {
         // There may be a configuration change in the tail: no other one until all of it is applied.
         self.pending_conf_index = self.log.last_index();
         // An entry of the own term, by which older ones can be committed. Empty, so no limit refuses it.
-        if !self.append_entries(vec![Entry::default()]) {
+        if !mutant::planted("Q49") && !self.append_entries(vec![Entry::default()]) {
             error!(self.logger, "empty entry was dropped");
         }
         info!(self.logger, "{:x} became leader at term {}", self.id, self.term);
@@ -183,7 +183,7 @@ impl<S: Storage> Raft<S> {
             self.logger,
             "{:x} received {name}{rejection} from {:x} at term {}", self.id, m.from, self.term
         );
-        self.tracker.record_vote(m.from, !m.reject);
+        self.tracker.record_vote(m.from, !m.reject || mutant::planted("Q48"));
         let (granted, refused, result) = self.tracker.tally_votes();
         info!(
             self.logger,

@@ -172,7 +172,9 @@ impl<D: Disk> StateMachine<D> {
     }
 
     fn compaction(&mut self, request: &pb::CompactionRequest, actions: &mut Vec<Action>) -> Answer {
-        self.store.compact(&mut self.backend, request.revision)?;
+        let further = mutant::planted("Q46") && request.revision < self.store.current_revision();
+        self.store
+            .compact(&mut self.backend, request.revision + i64::from(further))?;
         actions.push(Action::CompactionScheduled {
             revision: request.revision,
         });
@@ -189,8 +191,10 @@ impl<D: Disk> StateMachine<D> {
             wanted += i64::from(now.subsec_millis() > 500);
         }
         let record = self.leases.write().grant(request.id, wanted, now)?;
-        self.backend
-            .put(Bucket::Lease, lease_key(record.id), encode_lease(&record));
+        if !mutant::planted("Q45") {
+            self.backend
+                .put(Bucket::Lease, lease_key(record.id), encode_lease(&record));
+        }
         let header = Some(self.header(term));
         Ok(Response::LeaseGrant(pb::LeaseGrantResponse {
             header,
@@ -207,6 +211,9 @@ impl<D: Disk> StateMachine<D> {
             keys.reverse();
         }
         let mut write = self.store.write(&mut self.backend);
+        if mutant::planted("Q44") {
+            keys.pop();
+        }
         for key in &keys {
             write.delete_range(Span::new(key, b""));
         }

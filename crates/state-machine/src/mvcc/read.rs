@@ -163,7 +163,7 @@ impl<D: Disk> ReadView<D> {
             return Err(Error::FutureRevision);
         }
         let revision = if revision <= 0 { self.current } else { revision };
-        if revision < self.compacted {
+        if revision < self.compacted - i64::from(mutant::planted("Q42")) {
             Err(Error::Compacted)
         } else {
             Ok(revision)
@@ -246,7 +246,7 @@ impl<D: Disk> ReadView<D> {
         sort(&mut kvs, request);
         let mut more = false;
         if request.limit > 0 && kvs.len() as u64 > request.limit as u64 {
-            kvs.truncate(request.limit as usize);
+            kvs.truncate(request.limit as usize + usize::from(mutant::planted("Q43")));
             more = true;
         }
         if request.keys_only {

@@ -79,6 +79,7 @@ impl<'a, D: Disk> WriteTxn<'a, D> {
         } else {
             version
         };
+        let created = if mutant::planted("Q40") { revision.main } else { created };
         let kv = KeyValue {
             key,
             create_revision: created,
@@ -106,6 +107,10 @@ impl<'a, D: Disk> WriteTxn<'a, D> {
         let found = self
             .shared
             .with(|moment| moment.index.select(span, self.revision(), 0, false).0);
+        let mut found = found;
+        if mutant::planted("Q41") && found.len() > 1 {
+            found.pop();
+        }
         let count = found.len();
         for victim in found {
             let revision = self.next();

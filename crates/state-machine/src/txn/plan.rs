@@ -44,7 +44,11 @@ impl<'a> Plan<'a> {
                 break;
             }
         }
-        let ops = if succeeded { &request.success } else { &request.failure };
+        let ops = if succeeded || mutant::planted("Q55") {
+            &request.success
+        } else {
+            &request.failure
+        };
         let mut steps = Vec::with_capacity(ops.len());
         for op in ops {
             steps.push(match &op.request {
@@ -188,6 +192,7 @@ fn holds_for(compare: &Compare, kv: &KeyValue) -> bool {
     match CompareResult::try_from(compare.result) {
         Ok(CompareResult::Equal) => order.is_eq(),
         Ok(CompareResult::NotEqual) => order.is_ne(),
+        Ok(CompareResult::Greater) if mutant::planted("Q54") => order.is_ge(),
         Ok(CompareResult::Greater) => order.is_gt(),
         Ok(CompareResult::Less) => order.is_lt(),
         Err(_) => true,

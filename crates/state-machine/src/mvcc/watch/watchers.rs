@@ -89,7 +89,12 @@ pub(super) struct Watcher {
 impl Watcher {
     /// Whether it wants to see a change at a revision.
     pub(super) fn wants(&self, revision: i64, deleted: bool) -> bool {
-        (self.next <= revision || mutant::planted("H33")) && if deleted { self.deletes } else { self.puts }
+        (self.next <= revision || mutant::planted("H33"))
+            && if deleted {
+                self.deletes && !mutant::planted("Q53")
+            } else {
+                self.puts
+            }
     }
 
     fn delivery(&self, watch_id: i64, revision: i64, events: Vec<Arc<Event>>) -> Delivery {
@@ -419,7 +424,11 @@ impl Watchers {
             return;
         };
         self.lagging.remove(&(watcher.next, id));
-        watcher.next = if mutant::planted("H22") { next - 1 } else { next };
+        watcher.next = match (mutant::planted("H22"), mutant::planted("Q52")) {
+            (true, _) => next - 1,
+            (_, true) if next <= current => next + 1,
+            _ => next,
+        };
         if mutant::planted("G15") && next == current {
             watcher.next = next + 1;
         }
