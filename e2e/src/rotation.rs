@@ -1,7 +1,7 @@
 //! Certificates and authorities rotated under load: no restart, no failed call, and afterwards nobody trusts the old ones.
 
 use crate::load::Load;
-use crate::local::Local;
+use crate::local::{Local, Status};
 use crate::process::Programs;
 use crate::report::Report;
 use anyhow::{Context, ensure};
@@ -141,10 +141,11 @@ async fn rotate(programs: &Programs, report: &mut Report) -> anyhow::Result<()> 
 
     // Members find one another with what they have now.
     let victim = names.first().context("no members")?;
+    let before = local.pid(victim);
     local.signal(victim, Signal::SIGKILL);
-    let back = local
-        .wait("killed", Duration::from_secs(30), |status| status.ready_replicas < 3)
-        .await?
+    // It is back before anybody could count on seeing the status without it.
+    let another = |_: &Status| local.pid(victim).is_some_and(|pid| Some(pid) != before);
+    let back = local.wait("started again", Duration::from_secs(30), another).await?
         + local.wait_settled(3, Duration::from_secs(60)).await?;
     report.check(
         "a member killed afterwards rejoins with the new certificates",

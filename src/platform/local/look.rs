@@ -17,6 +17,10 @@ use std::time::Duration;
 
 /// A process that ends sooner than this after its start counts as one that did not come up.
 const SOON: Duration = Duration::from_secs(30);
+/// What a member of either engine says once it serves clients.
+const READY: &str = "ready to serve client requests";
+/// The most that ends of a process count which served and lived for less than [`SOON`]: a pause of seconds before the next start, no more.
+const RESTARTS_IF_READY: u32 = 3;
 /// Lines of a member's log that are shown when it ended.
 const LAST_WORDS: usize = 3;
 
@@ -256,13 +260,20 @@ impl LocalCluster {
             let words = process::last_words(&self.layout.of(name, "log"), LAST_WORDS);
             record.message = message(how, &words);
             record.ended = Some(at.0);
-            // One that served is started again at once; one that did not come up, ever more rarely.
+            // One that was seen to serve is started again at once; one that did not come up, ever more rarely.
             let served = self
                 .health
                 .get(name)
                 .is_some_and(|health| health.verdict == Verdict::Healthy);
-            let came_up = served || at.since(Timestamp(record.since)) >= SOON;
-            record.restarts = if came_up { 1 } else { record.restarts.saturating_add(1) };
+            let settled = served || at.since(Timestamp(record.since)) >= SOON;
+            // What ended between two looks may have served all the same.
+            let came_up = settled || process::said(&self.layout.of(name, "log"), record.log_from, READY);
+            let more = record.restarts.saturating_add(1);
+            record.restarts = match (settled, came_up) {
+                (true, _) => 1,
+                (false, true) => more.min(RESTARTS_IF_READY),
+                (false, false) => more,
+            };
             if self.reading {
                 return Ok(exited(record, at));
             }

@@ -247,6 +247,24 @@ pub fn last_words(log: &Path, lines: usize) -> Vec<String> {
         .collect()
 }
 
+/// The length of a log in bytes; 0 when there is none.
+pub fn length(log: &Path) -> u64 {
+    fs::metadata(log).map_or(0, |meta| meta.len())
+}
+
+/// Whether `words` stand in what was written to a log since it was `from` bytes long, as far as the first MiB of it tells.
+pub fn said(log: &Path, from: u64, words: &str) -> bool {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = fs::File::open(log)?;
+        let from = if file.metadata()?.len() < from { 0 } else { from };
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(1 << 20).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(words))
+}
+
 /// Keeps one older log. The process that writes it has it open for appending, so it is copied and emptied in place.
 pub fn set_aside_long_log(log: &Path) {
     if fs::metadata(log).is_ok_and(|meta| meta.len() > LOG_BYTES_MAX) {
@@ -306,6 +324,9 @@ mod tests {
         }
         assert_eq!(exit.describe().as_deref(), Some("was killed by SIGTERM"));
         assert_eq!(last_words(&log, 3), ["begun"]);
+        assert!(said(&log, 0, "begun"));
+        assert!(!said(&log, length(&log), "begun"), "another process wrote it");
+        assert!(said(&log, length(&log) + 1, "begun"), "the log was set aside meanwhile");
     }
 
     #[tokio::test]

@@ -199,6 +199,9 @@ pub struct ProcessRecord {
     pub template: String,
     /// When it was started, in milliseconds since the epoch.
     pub since: u64,
+    /// The length of its log when it was started, in bytes: what follows, it wrote itself. A shorter log was set aside meanwhile.
+    #[serde(default)]
+    pub log_from: u64,
     /// How often in a row it ended soon after its start.
     pub restarts: u32,
     /// When it was first seen to have ended by itself.

@@ -295,6 +295,7 @@ impl LocalCluster {
             wanted: true,
             template: template(wanted),
             since: now().0,
+            log_from: process::length(&self.layout.of(name, "log")),
             ended: None,
             ..self.process_record(name).map_err(Error::platform)?
         };
