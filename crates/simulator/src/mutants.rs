@@ -1,6 +1,7 @@
 //! Planted bugs, and how soon each is found: how we know that the simulator works.
 //!
-//! `H..` are bugs that etcd had, `G..` generic ones, both by their ids in the reference; `Q..` are others of the same kinds.
+//! `H..` are bugs that etcd had, `G..` generic ones, both by their ids in the reference; `Q..` are others of the same kinds. What was
+//! found, how soon, and what was not, is in testdata/planted.txt.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -90,7 +91,6 @@ pub const MUTANTS: &[(&str, &str)] = &[
     ("Q36", "the previous pair of an event is the present one"),
     ("Q40", "the create revision moves with each put"),
     ("Q41", "a deletion of many leaves the last one"),
-    ("Q42", "the revision just below the compaction can be read"),
     ("Q43", "a range answers one key more than its limit"),
     ("Q44", "the last key of a revoked lease stays"),
     ("Q45", "granted leases are not stored"),
@@ -172,6 +172,10 @@ pub fn run(only: Option<&str>, budget: u64, times: u64, jobs: usize) -> ExitCode
                     let mut all: Vec<Found> = Vec::new();
                     for time in 0..times.max(1) {
                         all.extend(hunt(name, 1_000_000 * (time + 1), budget));
+                        // More than half must find it; once that cannot be, the rest would tell nothing new.
+                        if (time + 1 - all.len() as u64) * 2 >= times.max(1) {
+                            break;
+                        }
                     }
                     all.sort_by_key(|found| found.took);
                     let enough = all.len() as u64 * 2 > times.max(1);
