@@ -4,6 +4,7 @@ use clap::Parser;
 use quorate::cli::{Cli, Command, LogFormat, run};
 use quorate::plugin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     // The programs that the local platform runs as children have command lines of their own: etcd's, etcdctl's and etcdutl's.
@@ -35,7 +36,10 @@ fn main() -> ExitCode {
     }
     let done = std::env::current_exe().map_err(anyhow::Error::from).and_then(|exe| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(run(cli, &exe))
+        let done = runtime.block_on(run(cli, &exe));
+        // What hangs on a thread of its own does not keep a process alive that has lost its lease.
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        done
     });
     match done {
         Ok(code) => code,

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! watches   what there is, and whom a change wakes      lease    one operator at a time
-//! workers   one worker per object                       guard    no write without the lease
-//! clusters  the work of a cluster's worker              events   what `kubectl describe` shows
-//! backups   the work of a backup's worker               metrics, http, pulse   what it tells about itself
+//! workers   one worker per object                       tenure   the lease is held aside from all work
+//! clusters  the work of a cluster's worker              guard    no write without the lease
+//! backups   the work of a backup's worker               events   what `kubectl describe` shows
+//! metrics, http, pulse   what it tells about itself
 //! ```
 //! Invariants:
 //! 1. Nothing is written without a live lease, whoever asks for it (see [`guard`]).
 //! 2. Losing the lease ends all work at once and the process with it; being told to stop lets every worker end the step
 //!    that it is about, and gives the lease away.
-//! 3. Nothing that matters is in this process alone: another one goes on from what it observes.
+//! 3. Neither a renewal of the lease nor an answer to a probe ever waits behind work (see [`tenure`]).
+//! 4. Nothing that matters is in this process alone: another one goes on from what it observes.
 
 pub mod backups;
 pub mod clusters;
@@ -20,13 +22,14 @@ pub mod http;
 pub mod lease;
 pub mod metrics;
 pub mod pulse;
+pub mod tenure;
 pub mod watches;
 pub mod workers;
 
 use crate::api::{EtcdBackup, EtcdCluster};
 use crate::clock;
 use crate::platform::kubernetes::{Settings, names};
-use crate::platform::surroundings::{Machine, Surroundings};
+use crate::platform::surroundings::{Aside, Machine, Surroundings};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use clusters::Pauses;
@@ -41,6 +44,7 @@ use pulse::Pulses;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tenure::Tenure;
 use tokio::sync::watch;
 use tower::limit::ConcurrencyLimitLayer;
 use watches::{Cache, Key, Watches};
@@ -51,7 +55,7 @@ const GRACE: Duration = Duration::from_secs(20);
 /// Every object is given its worker this often, whatever was missed.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Requests of one client that wait for the API server at one time, beginnings of watches included: hundreds of clusters that
-/// are looked at for the first time do not keep the lease from being renewed.
+/// are looked at for the first time leave the API server to others too.
 const AT_ONCE: usize = 24;
 /// What is done every few seconds has stopped when it was not done for this long.
 const STOPPED: Duration = Duration::from_secs(60);
@@ -175,9 +179,10 @@ pub async fn run_on(
         pulses: Pulses::default(),
     });
 
+    let aside = around.aside().context("starting the thread of the lease")?;
     let mut crew = Crew::new(&context, stop.clone());
     let watches = crew.watch(&context, client, &options.namespace);
-    let _site = serve(&options, &context, watches.missing()).await?;
+    let _site = serve(&options, &context, watches.missing(), &aside).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         identity,
@@ -189,20 +194,25 @@ pub async fn run_on(
         "the operator is up"
     );
 
-    // The lease's own writes pass while the gate is shut.
-    let leases = Api::<Lease>::namespaced(guarded(Gate::without_election())?, &namespace);
-    let terms = Terms::new(&options.lease_name, &identity);
-    let mut election = Election::new(leases, terms, gate, around);
+    let mut tenure = if options.leader_elect {
+        // The lease's own writes pass while the gate is shut.
+        let client = aside.inside(|| guarded(Gate::without_election()))?;
+        let leases = Api::<Lease>::namespaced(client, &namespace);
+        let terms = Terms::new(&options.lease_name, &identity);
+        Tenure::begin(Election::new(leases, terms, gate, around), &aside)
+    } else {
+        Tenure::without_election()
+    };
     tokio::select! {
         biased;
-        () = async { if options.leader_elect { election.win().await } } => {}
+        () = tenure.held() => {}
         _ = stop.wait_for(|stop| *stop) => return Ok(()),
     }
     tracing::info!(lease = options.lease_name, namespace, "leads");
     metrics.lead(true);
     let ended = tokio::select! {
         biased;
-        lost = keep(&mut election, options.leader_elect) => Err(lost),
+        lost = tenure.lost() => Err(lost),
         () = crew.work(&watches) => Ok(()),
         _ = stop.wait_for(|stop| *stop) => Ok(()),
     };
@@ -218,11 +228,9 @@ pub async fn run_on(
             tokio::select! {
                 biased;
                 () = finish => {}
-                _ = keep(&mut election, options.leader_elect) => {}
+                _ = tenure.lost() => {}
             }
-            if options.leader_elect {
-                election.release().await;
-            }
+            tenure.release().await;
             Ok(())
         }
         Err(lost) => {
@@ -230,14 +238,6 @@ pub async fn run_on(
             crew.backups.abort();
             bail!("{lost}: all work was ended at once")
         }
-    }
-}
-
-/// Renews the lease until it is lost; for ever, without election.
-async fn keep(election: &mut Election, elects: bool) -> String {
-    match elects {
-        true => election.keep().await,
-        false => std::future::pending().await,
     }
 }
 
@@ -348,6 +348,7 @@ async fn serve(
     options: &Options,
     context: &Context,
     missing: impl Fn() -> Option<String> + Send + Sync + 'static,
+    aside: &Aside,
 ) -> anyhow::Result<Option<Aborts>> {
     if options.metrics_address.is_empty() {
         return Ok(None);
@@ -358,8 +359,9 @@ async fn serve(
             options.metrics_address
         )
     })?;
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
+    let listener = aside
+        .spawn(tokio::net::TcpListener::bind(address))
+        .await?
         .with_context(|| format!("--metrics-address: cannot listen on {address}"))?;
     let objects = Objects {
         clusters: context.clusters.clone(),
@@ -373,7 +375,7 @@ async fn serve(
         },
         missing: Box::new(missing),
     };
-    let task = tokio::spawn(http::serve(listener, Arc::new(site)));
+    let task = aside.spawn(http::serve(listener, Arc::new(site)));
     Ok(Some(Aborts(task.abort_handle())))
 }
 

@@ -178,7 +178,8 @@ clusterDomain: cluster.local
 containerRuntimeEndpoint: unix://$dir/containerd.sock
 tlsCertFile: $STATE/pki/kubelet-$name.crt
 tlsPrivateKeyFile: $STATE/pki/kubelet-$name.key
-evictionHard: {memory.available: "100Mi", nodefs.available: "1%", imagefs.available: "1%"}
+# A share of a disk that others fill too would empty the nodes in the middle of a case.
+evictionHard: {memory.available: "100Mi", nodefs.available: "200Mi", imagefs.available: "200Mi"}
 imageGCHighThresholdPercent: 100
 nodeStatusUpdateFrequency: 4s
 podLogsDir: $dir/logs

@@ -17,6 +17,7 @@ mod maintenance;
 mod mistakes;
 mod operator;
 mod other;
+mod plugin;
 mod removal;
 mod repair;
 
@@ -104,6 +105,8 @@ enum Case {
     Backups,
     /// Wrong credentials, no bucket, another key, a flipped bit.
     BackupFaults,
+    /// `kubectl quorate`, through the API server.
+    Plugin,
     /// All volumes deleted: back from the store.
     AllVolumesDeleted,
     /// Objects with our labels and another owner.
@@ -144,8 +147,10 @@ enum Case {
     Settled,
     /// An operator that is allowed one namespace.
     OneNamespace,
-    /// Thirty clusters that live and two hundred that hibernate.
-    Many,
+    /// Two hundred clusters that hibernate, applied at once.
+    Hibernated,
+    /// Thirty clusters that live.
+    Living,
 }
 
 /// What the cases share.
@@ -249,6 +254,10 @@ impl Suite {
                 let (cluster, _) = self.main().await?;
                 backup::faults(cluster).await
             }
+            Case::Plugin => {
+                let (cluster, load) = self.main().await?;
+                plugin::plugin(cluster, load).await
+            }
             Case::AllVolumesDeleted => backup::all_volumes_deleted(&lab).await,
             Case::ForeignObjects => {
                 let (cluster, _) = self.main().await?;
@@ -287,7 +296,8 @@ impl Suite {
             Case::VolumesGrow => mistakes::volumes_grow(&lab).await,
             Case::QuorumLost => loss::quorum_lost(&lab).await,
             Case::Settled => operator::settled(&lab).await,
-            Case::Many => operator::many(&lab).await,
+            Case::Hibernated => operator::many(&lab, operator::HIBERNATED).await,
+            Case::Living => operator::many(&lab, operator::LIVING).await,
             Case::NamespaceDeleted => removal::namespace_deleted(&lab).await,
             Case::DeletionPolicies => removal::deletion_policies(&lab).await,
             Case::EngineEtcd => other::engine_etcd(&lab).await,

@@ -14,7 +14,7 @@ use crate::road::Road;
 use http::Method;
 use quorate::clock::{self, Instant};
 use quorate::member::calls::Reach;
-use quorate::platform::surroundings::Surroundings;
+use quorate::platform::surroundings::{Aside, Surroundings};
 use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -411,5 +411,9 @@ impl Surroundings for Around {
             world: self.world.clone(),
             caller: self.caller,
         })
+    }
+
+    fn aside(&self) -> std::io::Result<Aside> {
+        Ok(Aside::here())
     }
 }

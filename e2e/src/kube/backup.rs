@@ -326,7 +326,7 @@ pub async fn faults(cluster: &Cluster) -> anyhow::Result<String> {
     {
         bail!("it was restored with a bit flipped");
     }
-    told("flipped", "checksum").await.context("a flipped bit")?;
+    told("flipped", "is damaged").await.context("a flipped bit")?;
     for name in ["other-key", "flipped"] {
         lab.kubectl(&["-n", namespace, "delete", "etcd", name, "--wait=false"])
             .await?;

@@ -110,9 +110,14 @@ impl Lab {
         )
     }
 
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.state.join("admin.kubeconfig")
+    }
+
     /// The address of the API server.
     pub fn api_server(&self) -> anyhow::Result<String> {
-        let path = self.state.join("admin.kubeconfig");
+        let path = self.kubeconfig();
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         let server = text.split("https://").nth(1).and_then(|rest| rest.split(':').next());
         Ok(server.context("the kubeconfig names no server")?.to_owned())
@@ -131,7 +136,7 @@ impl Lab {
         command
             .args(arguments)
             .current_dir(&self.root)
-            .env("KUBECONFIG", self.state.join("admin.kubeconfig"));
+            .env("KUBECONFIG", self.kubeconfig());
         run(command, limit).await
     }
 

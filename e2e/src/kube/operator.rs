@@ -10,10 +10,25 @@ use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Hibernated clusters of the large case.
-const HIBERNATED: usize = 200;
-/// Living ones.
-const LIVING: usize = 30;
+/// Many clusters of a kind.
+pub struct Many {
+    name: &'static str,
+    count: usize,
+    replicas: usize,
+}
+
+/// Those that hibernate.
+pub const HIBERNATED: Many = Many {
+    name: "rest",
+    count: 200,
+    replicas: 0,
+};
+/// Those that live.
+pub const LIVING: Many = Many {
+    name: "live",
+    count: 30,
+    replicas: 1,
+};
 
 /// The process of the operator that the chart installed, on whatever node of this machine.
 fn process() -> anyhow::Result<i32> {
@@ -102,57 +117,63 @@ pub async fn settled(lab: &Lab) -> anyhow::Result<String> {
     Ok(format!("no write but the lease's; {line}"))
 }
 
-/// Thirty living clusters of one member and two hundred that hibernate.
-pub async fn many(lab: &Lab) -> anyhow::Result<String> {
-    let namespace = "e2e-many";
-    lab.restricted_namespace(namespace).await?;
-    let manifest = |name: &str, replicas: usize| {
+/// Many clusters, applied fifty at a time: all are settled, by one and the same operator, which never lost its lease.
+pub async fn many(lab: &Lab, kind: Many) -> anyhow::Result<String> {
+    let Many { name, count, replicas } = kind;
+    let namespace = format!("e2e-{name}");
+    lab.restricted_namespace(&namespace).await?;
+    let manifest = |number: usize| {
         format!(
-            "apiVersion: quorate.dev/v1alpha1\nkind: EtcdCluster\nmetadata: {{name: {name}}}\nspec:\n  \
+            "apiVersion: quorate.dev/v1alpha1\nkind: EtcdCluster\nmetadata: {{name: {name}{number:03}}}\nspec:\n  \
              replicas: {replicas}\n  storage: {{size: 1Gi}}\n  options: {{quotaBackendBytes: 512Mi}}\n  \
              resources: {{requests: {{cpu: 5m, memory: 16Mi}}}}\n  deletionPolicy: Delete\n"
         )
     };
-    let mut told = Vec::new();
-    for (prefix, count, replicas) in [("live", LIVING, 1), ("rest", HIBERNATED, 0)] {
-        let began = Instant::now();
-        for part in 0..count.div_ceil(50) {
-            let first = part * 50;
-            let texts: Vec<String> = (first..count.min(first + 50))
-                .map(|n| manifest(&format!("{prefix}{n:03}"), replicas))
-                .collect();
-            lab.apply(namespace, &texts.join("---\n")).await?;
-        }
-        lab.until(Duration::from_secs(300), "all are settled", || async {
-            let objects = lab.list(&["-n", namespace, "etcd"]).await?;
-            let done = objects
-                .iter()
-                .filter(|object| {
-                    object["metadata"]["name"]
-                        .as_str()
-                        .is_some_and(|name| name.starts_with(prefix))
-                        && object["status"]["plan"]["nextAction"] == "Settled"
-                })
-                .count();
-            if done == count {
-                Ok(())
-            } else {
-                bail!("{done} of {count}")
-            }
-        })
-        .await?;
-        let took = began.elapsed().as_secs_f64();
-        tokio::time::sleep(Duration::from_secs(35)).await;
-        let cost = cost(lab, Duration::from_secs(60)).await?;
-        let writes: u64 = cost.writes.values().sum();
-        told.push(format!(
-            "{count} with {replicas} members settled in {took:.0} s; then {} reads and {writes} writes a minute, CPU {:.1} % \
-             of a core, RSS {:.1} MiB",
-            cost.reads, cost.cpu, cost.rss
-        ));
+    let leader = lease_holder(lab).await?;
+    let began = Instant::now();
+    for first in (0..count).step_by(50) {
+        let texts: Vec<String> = (first..count.min(first + 50)).map(manifest).collect();
+        lab.apply(&namespace, &texts.join("---\n")).await?;
     }
-    lab.kubectl(&["delete", "namespace", namespace, "--wait=false"]).await?;
-    Ok(told.join("; "))
+    lab.until(Duration::from_secs(300), "all are settled", || async {
+        let objects = lab.list(&["-n", &namespace, "etcd"]).await?;
+        let settled = objects
+            .iter()
+            .filter(|object| object["status"]["plan"]["nextAction"] == "Settled");
+        match settled.count() {
+            all if all == count => Ok(()),
+            some => bail!("{some} of {count}"),
+        }
+    })
+    .await?;
+    let took = began.elapsed().as_secs_f64();
+    tokio::time::sleep(Duration::from_secs(35)).await;
+    let cost = cost(lab, Duration::from_secs(60)).await?;
+    let now = lease_holder(lab).await?;
+    if now != leader {
+        bail!("{} lost the lease to {}", leader.0, now.0);
+    }
+    lab.kubectl(&["delete", "namespace", &namespace, "--wait=false"])
+        .await?;
+    let writes: u64 = cost.writes.values().sum();
+    Ok(format!(
+        "{count} with {replicas} members settled in {took:.0} s under one lease; then {} reads and {writes} writes a minute, CPU \
+         {:.1} % of a core, RSS {:.1} MiB",
+        cost.reads, cost.cpu, cost.rss
+    ))
+}
+
+/// Who holds the operators' lease, and how often it changed hands.
+async fn lease_holder(lab: &Lab) -> anyhow::Result<(String, i64)> {
+    let lease = lab.get(&["-n", NAMESPACE, "lease", "quorate"]).await?;
+    let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+    if holder.is_empty() {
+        bail!("nobody holds the lease");
+    }
+    Ok((
+        holder.to_owned(),
+        lease["spec"]["leaseTransitions"].as_i64().unwrap_or(0),
+    ))
 }
 
 /// An operator whose process stands still is started again by its probe, and goes on.
