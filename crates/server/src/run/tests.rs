@@ -333,6 +333,6 @@ async fn puts_of_many_clients_share_a_sync() {
     }
     let puts = clients * each;
     println!("{puts} puts of {clients} clients took {:?}", begin.elapsed());
-    assert_eq!(member.handle.status().revision, 1 + i64::from(puts));
+    assert_eq!(member.kv.current_revision(), 1 + i64::from(puts));
     Arc::into_inner(member).unwrap().stop(&net).await;
 }
