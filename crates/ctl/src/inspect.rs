@@ -69,8 +69,7 @@ pub fn identity(data_dir: &Path) -> Result<Identity, Error> {
     let disk = disk::RealDisk;
     let start = wal::valid_snapshots(&disk, &path)
         .map_err(log)?
-        .into_iter()
-        .max_by_key(|snapshot| snapshot.index())
+        .pop()
         .unwrap_or_default();
     let contents = wal::read(&disk, &path, &start).map_err(log)?;
     let metadata = snapshot::Metadata::decode(contents.metadata).map_err(|source| Error::Identity {
@@ -97,8 +96,7 @@ pub fn inspect(data_dir: &Path, timeout: Option<Duration>) -> Result<LogEnd, Err
     let disk = disk::RealDisk;
     let start = wal::valid_snapshots(&disk, &path)
         .map_err(log)?
-        .into_iter()
-        .max_by_key(|snapshot| snapshot.index())
+        .pop()
         .unwrap_or_default();
     let contents = wal::read(&disk, &path, &start).map_err(log)?;
     let last = contents.entries.last();

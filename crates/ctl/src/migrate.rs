@@ -157,10 +157,8 @@ fn reason_against(wanted: &Migration, current: Version) -> Result<Option<String>
 /// names a version itself.
 fn newest_of_log(wanted: &Migration) -> Result<Option<Version>, Error> {
     let dir = wanted.data_dir.join("member").join("wal");
-    let start = wal::valid_snapshots(&RealDisk, &dir)?
-        .into_iter()
-        .max_by_key(|snapshot| snapshot.index());
-    let contents = wal::read(&RealDisk, &dir, &start.unwrap_or_default())?;
+    let start = wal::valid_snapshots(&RealDisk, &dir)?.pop().unwrap_or_default();
+    let contents = wal::read(&RealDisk, &dir, &start)?;
     let mut newest = None;
     for entry in &contents.entries {
         let Ok(request) = InternalRaftRequest::decode(entry.data.clone()) else {
