@@ -17,6 +17,7 @@ use state_machine::{Uptime, v2};
 use crate::error::Fatal;
 use crate::io::{CommitJob, Committed, Output};
 use crate::replica::Replica;
+use crate::writer::index_of;
 
 /// Snapshots that may wait for a commit; raft asks again for those that are dropped.
 const WANTED_MAX: usize = 16;
@@ -164,7 +165,7 @@ impl<D: Disk> Replica<D> {
             });
         }
         if own {
-            self.snapshots.own_index = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index);
+            self.snapshots.own_index = index_of(&snapshot);
             self.persist_own(snapshot);
         }
         Ok(())
@@ -225,7 +226,7 @@ impl<D: Disk> Replica<D> {
 
     /// Gives a received database its final name and its message to raft, which decides whether it is of use.
     pub(crate) fn snapshot_received(&mut self, message: Message, path: &Path) -> Result<(), Fatal> {
-        let index = index_of(message.snapshot.as_ref());
+        let index = message.snapshot.as_ref().map_or(0, index_of);
         if index <= self.raft.committed() {
             self.disk.remove(path).map_err(Fatal::io("removing", path))?;
         } else {
@@ -239,7 +240,7 @@ impl<D: Disk> Replica<D> {
 
     /// Goes over to the database that came with a snapshot, which the log records by now.
     pub(crate) fn restore(&mut self, snapshot: &Snapshot) -> Result<(), Fatal> {
-        let index = index_of(Some(snapshot));
+        let index = index_of(snapshot);
         let received = self.snapshotter.database_path(index);
         let path = self.config.database();
         self.disk
@@ -275,12 +276,6 @@ impl<D: Disk> Replica<D> {
         self.outputs.push(Output::ClusterChanged);
         Ok(())
     }
-}
-
-fn index_of(snapshot: Option<&Snapshot>) -> u64 {
-    snapshot
-        .and_then(|snapshot| snapshot.metadata.as_ref())
-        .map_or(0, |metadata| metadata.index)
 }
 
 fn ignore_old(result: Result<(), StorageError>) -> Result<(), Fatal> {

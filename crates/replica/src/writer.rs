@@ -55,7 +55,7 @@ pub struct LogWriter<D: Disk> {
     segments_max: usize,
     snapshots_max: usize,
     observer: Option<Arc<dyn Observer>>,
-    /// The newest snapshot on record.
+    /// The newest snapshot that this writer recorded.
     recorded: u64,
     /// Something was written that must be synced before its jobs count as done.
     sync_due: bool,
@@ -155,7 +155,8 @@ impl<D: Disk> LogWriter<D> {
     }
 }
 
-fn index_of(snapshot: &Snapshot) -> u64 {
+/// The last entry that a snapshot stands for.
+pub(crate) fn index_of(snapshot: &Snapshot) -> u64 {
     snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index)
 }
 

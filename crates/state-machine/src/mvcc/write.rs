@@ -104,10 +104,9 @@ impl<'a, D: Disk> WriteTxn<'a, D> {
 
     /// Deletes the keys of a span. Returns how many there were.
     pub fn delete_range(&mut self, span: Span<'_>) -> usize {
-        let found = self
+        let mut found = self
             .shared
             .with(|moment| moment.index.select(span, self.revision(), 0, false).0);
-        let mut found = found;
         if mutant::planted("Q41") && found.len() > 1 {
             found.pop();
         }
