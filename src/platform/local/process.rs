@@ -231,15 +231,7 @@ fn holder(marker: &str) -> Option<Process> {
 
 /// The last `lines` lines of a log: what a member said before it ended.
 pub fn last_words(log: &Path, lines: usize) -> Vec<String> {
-    let read = || -> io::Result<String> {
-        let mut file = fs::File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(16 << 10)))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let text = read().unwrap_or_default();
+    let text = text(log, length(log).saturating_sub(16 << 10));
     let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     all[all.len().saturating_sub(lines)..]
         .iter()
@@ -254,20 +246,24 @@ pub fn length(log: &Path) -> u64 {
 
 /// Whether `words` stand in what was written to a log since it was `from` bytes long, as far as the first MiB of it tells.
 pub fn said(log: &Path, from: u64, words: &str) -> bool {
+    text(log, if length(log) < from { 0 } else { from }).contains(words)
+}
+
+/// What stands in a log from there on, a MiB at most; nothing when it cannot be read.
+fn text(log: &Path, from: u64) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = fs::File::open(log)?;
-        let from = if file.metadata()?.len() < from { 0 } else { from };
         file.seek(SeekFrom::Start(from))?;
         let mut bytes = Vec::new();
         file.take(1 << 20).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    read().is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(words))
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
 
 /// Keeps one older log. The process that writes it has it open for appending, so it is copied and emptied in place.
 pub fn set_aside_long_log(log: &Path) {
-    if fs::metadata(log).is_ok_and(|meta| meta.len() > LOG_BYTES_MAX) {
+    if length(log) > LOG_BYTES_MAX {
         let older = log.with_extension("log.1");
         // A log is worth no failure: when it cannot be set aside it grows on.
         if fs::copy(log, &older).is_ok() {
