@@ -8,7 +8,7 @@ SEEDS ?= 2000
 SECONDS ?= 60
 COUNT ?= 2000
 
-# What tells most of the operator on Kubernetes in 8 minutes; the whole takes about 20.
+# What tells most of the operator on Kubernetes.
 KUBE_SHORT = definitions refused samples kustomize install quick-start pod-deleted container-killed volume-deleted \
   flag-changed scale operator-killed bad-specs node-deleted acknowledged quorum-lost rights
 
@@ -57,7 +57,7 @@ images: ## both images into target/images, as localhost/quorate:dev and localhos
 e2e-kube: release kube-tools images ## the suite on a real Kubernetes of three nodes on this machine (needs root; CASES= selects)
 	QUORATE_KUBE_BIN_DIR=$(abspath $(TOOLS)/bin) $(E2E) kube --images target/images $(CASES)
 
-e2e-kube-short: release kube-tools images ## the same in 8 minutes: the cases that tell most
+e2e-kube-short: release kube-tools images ## of the same the cases that tell most
 	QUORATE_KUBE_BIN_DIR=$(abspath $(TOOLS)/bin) $(E2E) kube --images target/images $(KUBE_SHORT)
 
 e2e-kubernetes-store: release kube-tools ## a real Kubernetes that keeps everything in three of our members (needs root; NODES=0: without kubelets)
