@@ -4,12 +4,15 @@
 use crate::process::{Background, Programs, Said, free_ports, run};
 use crate::report::Report;
 use crate::servers::{Servers, Tls};
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use etcd_client::{AlarmAction, AlarmType};
 use serde_json::Value;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::process::Command;
+
+/// The quota of the open cluster, in bytes: little, so that a few writes fill most of it.
+const OPEN_QUOTA: i64 = 8 << 20;
 
 /// A line of the doctor, and a word of the remedy that it must name.
 type Expected = (&'static str, &'static str);
@@ -159,12 +162,8 @@ async fn open(programs: &Programs, directory: &Path, report: &mut Report) -> any
     let url = format!("https://127.0.0.1:{client}");
     let mut command = Command::new(programs.upstream("etcd")?);
     command
-        .args([
-            "--name=open",
-            "--log-level=warn",
-            "--quota-backend-bytes=8388608",
-            "--auto-compaction-retention=1h",
-        ])
+        .args(["--name=open", "--log-level=warn", "--auto-compaction-retention=1h"])
+        .arg(format!("--quota-backend-bytes={OPEN_QUOTA}"))
         .arg(format!("--data-dir={}", directory.join("data").display()))
         .arg(format!("--listen-client-urls=https://0.0.0.0:{client}"))
         .arg(format!("--advertise-client-urls={url}"))
@@ -182,6 +181,12 @@ async fn open(programs: &Programs, directory: &Path, report: &mut Report) -> any
     let mut client = access.client().await?;
     for number in 0..35 {
         client.put(format!("key-{number}"), vec![b'x'; 200_000], None).await?;
+    }
+    // etcd tells the size as of its last commit, which the newest writes may be behind by a tenth of a second.
+    let end = Instant::now() + Duration::from_secs(10);
+    while client.status().await?.db_size() * 100 < OPEN_QUOTA * 80 {
+        ensure!(Instant::now() < end, "7 MB do not fill 80% of a quota of 8 MiB");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let arguments = [
         format!("--endpoints={url}"),
